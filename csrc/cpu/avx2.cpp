@@ -1,0 +1,6 @@
+// The kernels for one instruction set; CMakeLists.txt gives this file its flags.
+#include "cpu/fft_conv.inl"
+
+namespace monarch::cpu {
+const KernelTable kAvx2Kernels = {"avx2", kLanes, run_filter_spectrum, run_fft_conv_fwd, run_fft_conv_bwd};
+}

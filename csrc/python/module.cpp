@@ -1,0 +1,73 @@
+// monarch_kernels._host: what Python asks of the CPU library without torch.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "core/fft_conv.h"
+#include "core/plan.h"
+#include "cpu/dispatch.h"
+
+namespace py = pybind11;
+
+namespace {
+
+constexpr std::array kNames = {"auto", "generic", "avx2", "avx512"};
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  std::istringstream list(monarch::cpu::available_isas());
+  for (std::string name; std::getline(list, name, ',');) names.push_back(name);
+  return names;
+}
+
+void set_isa(const std::string& name) {
+  if (std::find(kNames.begin(), kNames.end(), name) == kNames.end()) {
+    throw py::value_error("unknown instruction set '" + name +
+                          "'; known are auto, generic, avx2 and avx512");
+  }
+  if (!monarch::cpu::select_isa(name.c_str())) {
+    throw std::runtime_error("this CPU or build does not support '" + name +
+                             "'; available: " + monarch::cpu::available_isas());
+  }
+}
+
+int64_t transform_size(int64_t length) {
+  const int64_t size = monarch::transform_size(length);
+  if (size == 0) {
+    throw py::value_error("length must be from 1 to " + std::to_string(monarch::kMaxLength) +
+                          ", got " + std::to_string(length));
+  }
+  return size;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_host, module) {
+  module.doc() = "Instruction set and plans of the CPU kernels.";
+  module.def(
+      "isa", [] { return std::string(monarch::cpu::isa()); },
+      "Return the name of the instruction set in use.");
+  module.def("available_isas", &available_isas,
+             "Return the instruction sets that this CPU and build support, the best one last.");
+  module.def("set_isa", &set_isa, py::arg("name"),
+             "Use instruction set `name` (or \"auto\") from now on, in the whole process.\n\n"
+             "Raises ValueError for an unknown name, RuntimeError for an unsupported one.");
+  module.def("transform_size", &transform_size, py::arg("length"),
+             "Return the length of the transform that the kernels use for `length` points.\n\n"
+             "Raises ValueError for a length that is out of range.");
+  module.def(
+      "spectrum_floats",
+      [](int64_t channels, int64_t length) {
+        transform_size(length);  // throws for a bad length
+        return monarch::cpu::spectrum_floats(channels, length);
+      },
+      py::arg("channels"), py::arg("length"),
+      "Return the size of the spectrum of a (channels, length) filter with the kernels in use.");
+}

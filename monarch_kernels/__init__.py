@@ -1,0 +1,20 @@
+"""Long convolutions and Monarch matrices as hand-written kernels.
+
+Public names:
+    fft_conv: long convolution with fused gates and skip, any length, differentiable.
+    filter_spectrum, FilterSpectrum: a filter transformed once, for many calls.
+
+`python -m monarch_kernels.info` says which backends are usable here, and why not where they are not.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from monarch_kernels.fft_conv import fft_conv
+from monarch_kernels.spectrum import FilterSpectrum, filter_spectrum
+
+try:
+    __version__ = version("monarch-kernels")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+__all__ = ["FilterSpectrum", "__version__", "fft_conv", "filter_spectrum"]

@@ -1,0 +1,100 @@
+"""What the arguments of a convolution must be: one check and one message for each rule.
+
+Every function raises TypeError for what is not a tensor (or of a wrong dtype), ValueError for shapes
+and values, and names the argument, what it got and what it expects.
+"""
+
+import torch
+from torch import Tensor
+
+MAX_LENGTH = 1 << 22
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_tensor(name: str, t: object, dims: str) -> None:
+    """`dims` names the dimensions, as in "B, H, L"."""
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a tensor ({dims}), got {type(t).__name__}")
+    rank = dims.count(",") + 1 if not dims.endswith(",") else 1
+    if t.dim() != rank:
+        raise ValueError(f"{name} must have shape ({dims}), got {tuple(t.shape)}")
+    if t.dtype not in DTYPES:
+        raise TypeError(
+            f"{name} must be float32, bfloat16, float16 or float64, got {str(t.dtype)[6:]}"
+        )
+
+
+def check_input(u: Tensor) -> None:
+    """u is (B, H, L) with 1 <= L <= MAX_LENGTH."""
+    check_tensor("u", u, "B, H, L")
+    if u.shape[-1] < 1:
+        raise ValueError(f"u must have at least one element in its last dimension, got {u.shape}")
+    if u.shape[-1] > MAX_LENGTH:
+        raise ValueError(f"u has length {u.shape[-1]}, the longest supported is {MAX_LENGTH}")
+
+
+def check_gate(name: str, gate: Tensor, u: Tensor) -> None:
+    """A gate has the shape, dtype and device of u."""
+    check_tensor(name, gate, "B, H, L")
+    if gate.shape != u.shape:
+        raise ValueError(
+            f"{name} must have the shape of u {tuple(u.shape)}, got {tuple(gate.shape)}"
+        )
+    if gate.dtype != u.dtype:
+        raise TypeError(f"{name} must have the dtype of u ({u.dtype}), got {gate.dtype}")
+    check_device(name, gate, "u", u)
+
+
+def check_filter(k: Tensor, k_rev: Tensor | None, skip: Tensor | None, *, circular: bool) -> None:
+    """k (H, taps), k_rev (H, reverse taps), skip (H,): one H, one device, at least one tap."""
+    check_tensor("k", k, "H, taps")
+    if k.shape[-1] < 1:
+        raise ValueError(f"k must have at least one tap, got shape {tuple(k.shape)}")
+    if k_rev is not None:
+        if circular:
+            raise ValueError("k_rev must be None with circular=True: a period has no other side")
+        check_tensor("k_rev", k_rev, "H, taps")
+        check_channels("k_rev", k_rev, "k", k.shape[0])
+        check_device("k_rev", k_rev, "k", k)
+    if skip is not None:
+        check_tensor("skip", skip, "H,")
+        check_channels("skip", skip, "k", k.shape[0])
+        check_device("skip", skip, "k", k)
+
+
+def check_length(length: int, k: Tensor, k_rev: Tensor | None) -> None:
+    """The sequence is long enough for the filters and not too long for the kernels."""
+    if not isinstance(length, int | torch.SymInt) or isinstance(length, bool):
+        raise TypeError(f"length must be an int, got {type(length).__name__}")
+    if length < 1 or length > MAX_LENGTH:
+        raise ValueError(f"length must be from 1 to {MAX_LENGTH}, got {length}")
+    for name, taps in (("k", k), ("k_rev", k_rev)):
+        if taps is not None and taps.shape[-1] > length:
+            raise ValueError(
+                f"{name} has {taps.shape[-1]} taps, more than the sequence has elements ({length})"
+            )
+
+
+def check_filter_dtype(name: str, t: Tensor, u: Tensor) -> None:
+    """A filter is float32 or of the dtype of u."""
+    if t.dtype not in (torch.float32, u.dtype):
+        raise TypeError(f"{name} must be float32 or of the dtype of u ({u.dtype}), got {t.dtype}")
+
+
+def check_channels(name: str, t: Tensor, other: str, channels: int) -> None:
+    """The first dimension of t is `channels`, as `other` has it."""
+    if t.shape[0] != channels:
+        raise ValueError(
+            f"{name} has {t.shape[0]} channels (shape {tuple(t.shape)}), {other} has {channels}"
+        )
+
+
+def check_device(name: str, t: Tensor, other: str, expected: Tensor) -> None:
+    """t lies where `other` lies."""
+    if t.device != expected.device:
+        raise ValueError(f"{name} is on {t.device}, {other} on {expected.device}")
+
+
+def float32_filters(*filters: Tensor | None) -> list[Tensor | None]:
+    """Filters as the native kernels read them; a differentiable cast and, if need be, copy."""
+    return [t if t is None else t.to(torch.float32).contiguous() for t in filters]

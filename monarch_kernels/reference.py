@@ -1,0 +1,57 @@
+"""Every operator in plain torch: what the kernels must equal, on any device, in float64 too.
+
+Arguments are those of the public operators, which validate; nothing is checked here.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+def _computed(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which to compute: torch.fft has no 16-bit transforms on the CPU."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def filter_spectrum(
+    k: Tensor, k_rev: Tensor | None, skip: Tensor | None, length: int, circular: bool
+) -> Tensor:
+    """rfft of the filter on the period of `fft_conv`: (H, n // 2 + 1) complex.
+
+    The period n is `length` if circular, else 2 `length`: tap j of k lies at index j, tap j of k_rev
+    at index n - 1 - j, so that the product of spectra is the sum in `fft_conv`'s docstring.
+    """
+    dtype = _computed(k.dtype)
+    period = length if circular else 2 * length
+    taps = pad(k.to(dtype), (0, period - k.shape[-1]))
+    if k_rev is not None:
+        taps = taps + pad(k_rev.to(dtype).flip(-1), (period - k_rev.shape[-1], 0))
+    spectrum = torch.fft.rfft(taps, n=period)
+    return spectrum if skip is None else spectrum + skip.to(dtype).unsqueeze(-1)
+
+
+def fft_conv_spectrum(
+    u: Tensor, spectrum: Tensor, pregate: Tensor | None, postgate: Tensor | None, circular: bool
+) -> Tensor:
+    """`fft_conv` with a spectrum made by `filter_spectrum`."""
+    dtype, length = _computed(u.dtype), u.shape[-1]
+    period = length if circular else 2 * length
+    g = u.to(dtype) if pregate is None else u.to(dtype) * pregate.to(dtype)
+    y = torch.fft.irfft(torch.fft.rfft(g, n=period) * spectrum, n=period)[..., :length]
+    return (y if postgate is None else y * postgate.to(dtype)).to(u.dtype)
+
+
+def fft_conv(
+    u: Tensor,
+    k: Tensor,
+    k_rev: Tensor | None = None,
+    skip: Tensor | None = None,
+    pregate: Tensor | None = None,
+    postgate: Tensor | None = None,
+    circular: bool = False,
+) -> Tensor:
+    """The long convolution of `monarch_kernels.fft_conv` by torch.fft."""
+    if u.dtype == torch.float64:
+        k = k.double()
+    spectrum = filter_spectrum(k, k_rev, skip, u.shape[-1], circular)
+    return fft_conv_spectrum(u, spectrum, pregate, postgate, circular)

@@ -1,0 +1,92 @@
+"""FilterSpectrum: a filter transformed once and used in many calls of `fft_conv`."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from monarch_kernels import backends, contract, reference
+
+
+@dataclass(frozen=True, eq=False)
+class FilterSpectrum:
+    """The transform of a filter `(H, taps)`, for sequences of one length; made by `filter_spectrum`.
+
+    Attributes:
+        data: the numbers, in an order private to the backend; 8 bytes per channel and sample.
+        channels: H.
+        length: L, the length of the sequences that it can be convolved with.
+        circular: the convolution is one of period L.
+        backend: the backend whose kernels can read `data`.
+    """
+
+    data: Tensor
+    channels: int
+    length: int
+    circular: bool
+    backend: str
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the inputs that it can be used with."""
+        return self.data.device
+
+    def __repr__(self) -> str:
+        kind = ", circular" if self.circular else ""
+        return (
+            f"FilterSpectrum(channels={self.channels}, length={self.length}{kind}, "
+            f"backend={self.backend!r}, device='{self.device}')"
+        )
+
+
+def filter_spectrum(
+    k: Tensor,
+    k_rev: Tensor | None = None,
+    *,
+    skip: Tensor | None = None,
+    length: int,
+    circular: bool = False,
+    backend: str | None = None,
+) -> FilterSpectrum:
+    """Transform a filter once, for use as the `k` of many `fft_conv` calls.
+
+    `fft_conv(u, filter_spectrum(k, k_rev, skip=skip, length=L))` equals
+    `fft_conv(u, k, k_rev=k_rev, skip=skip)` for every u `(B, H, L)`, without the cost of the
+    transform. It is a constant: gradients reach u and the gates, not k.
+
+    Args:
+        k: `(H, taps)`, taps <= length; float32, bfloat16 or float16 (float64 for the reference).
+        k_rev: `(H, reverse taps)`, filter of the elements ahead; tap 0 is the next element.
+        skip: `(H,)`, added to tap 0 of k.
+        length: L of the sequences.
+        circular: the convolution has period L; k_rev must be None.
+        backend: "native", "reference", or None for the fastest that can.
+
+    Returns:
+        The spectrum; 8 bytes per channel and sample, on the device of k.
+
+    Raises:
+        ValueError, TypeError: as `fft_conv` for the same arguments.
+        RuntimeError: the backend is not available; or k, k_rev or skip requires a gradient while
+            gradients are recorded, which a spectrum would lose.
+    """
+    contract.check_filter(k, k_rev, skip, circular=circular)
+    contract.check_length(length, k, k_rev)
+    asked = [n for n, t in (("k", k), ("k_rev", k_rev), ("skip", skip)) if _wants_gradient(t)]
+    if asked:
+        raise RuntimeError(
+            f"{asked[0]} requires a gradient, which a FilterSpectrum does not carry: pass the filter "
+            "itself to fft_conv, or make the spectrum under torch.no_grad()"
+        )
+    chosen = backends.select(backend, k)
+    k, k_rev, skip = (t if t is None else t.detach() for t in (k, k_rev, skip))
+    if chosen == "native":
+        k, k_rev, skip = contract.float32_filters(k, k_rev, skip)
+        data = torch.ops.monarch_kernels.filter_spectrum(k, k_rev, skip, length, circular)
+    else:
+        data = reference.filter_spectrum(k, k_rev, skip, length, circular)
+    return FilterSpectrum(data, k.shape[0], length, circular, chosen)
+
+
+def _wants_gradient(t: Tensor | None) -> bool:
+    return t is not None and t.requires_grad and torch.is_grad_enabled()
