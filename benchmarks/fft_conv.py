@@ -17,10 +17,12 @@ import monarch_kernels as mk
 from benchmarks import harness
 from monarch_kernels import _native, reference
 
-# (L, B, H) of 6.3 million samples and more: results and temporaries do not stay in cache.
-LARGE = ((128, 64, 768), (1024, 32, 192), (8192, 16, 48), (32768, 8, 24))
-# 65,536 samples: everything of both sides stays in the second-level cache of a core.
-CACHED = ((128, 8, 64), (1024, 8, 8), (8192, 4, 2), (32768, 2, 1))
+# (L, B, H) of 16.8 million samples: every float32 temporary is larger than 32 MiB, where glibc asks
+# the system for fresh memory each time. With smaller ones torch is up to twice as fast or slow,
+# depending on what the process freed before (docs/benchmarks.md).
+LARGE = ((128, 176, 768), (1024, 64, 256), (8192, 16, 128), (32768, 8, 64))
+# 2^18 samples (1 MiB): near the second-level cache of a core; the third level holds all of it.
+CACHED = ((128, 32, 64), (1024, 32, 8), (8192, 16, 2), (32768, 8, 1))
 
 # The bars of the kernels on a machine with AVX-512 (AVX2 forced: 6 everywhere).
 BARS = {"plain": 12.0, "gated": 12.0, "gated bf16": 15.0, "cached": 4.0, "backward": 5.0}

@@ -201,6 +201,43 @@ def peak_memory(baseline_bytes: int | None = None) -> Iterator[PeakMemory]:
             result.growth_bytes = max(0, peak - baseline)
 
 
+@dataclass
+class OtherLoad:
+    """Filled in when the ``with other_load()`` block ends.
+
+    Attributes:
+        cores: cores that other processes kept busy, on average; None where /proc does not tell,
+            or after less than half a second (the machine counts in hundredths).
+    """
+
+    cores: float | None = None
+
+
+@contextlib.contextmanager
+def other_load() -> Iterator[OtherLoad]:
+    """How much the rest of the machine was working during the block: a timing's worst enemy."""
+    result = OtherLoad()
+    start, own, busy = time.monotonic(), time.process_time(), _busy_seconds()
+    try:
+        yield result
+    finally:
+        wall = time.monotonic() - start
+        if busy is not None and wall >= 0.5:
+            others = (_busy_seconds() - busy) - (time.process_time() - own)
+            result.cores = max(0.0, others / wall)
+
+
+def _busy_seconds() -> float | None:
+    """Seconds all cores together were not idle, time stolen by other virtual machines included."""
+    try:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()
+    except OSError:
+        return None
+    user, nice, system, _idle, _iowait, interrupt, soft_interrupt, stolen = map(int, fields[1:9])
+    ticks = user + nice + system + interrupt + soft_interrupt + stolen
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def resident_bytes() -> int | None:
     """Resident memory of this process; None where /proc does not tell."""
     return _status_bytes("VmRSS")

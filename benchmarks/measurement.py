@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.harness import peak_memory, resident_bytes, threads
+from benchmarks.harness import other_load, peak_memory, resident_bytes, threads
 from benchmarks.schedule import ATTENTION, NATIVE, REFERENCE
 
 # Relative Euclidean distance allowed between native and reference results on the same weights and
@@ -114,7 +114,7 @@ def measure(specification: Specification, report: Report = lambda event: None) -
         unused = model.encoder.layer[measured:]
         model.encoder.layer = model.encoder.layer[:measured]
         report({"event": "built"})
-        with peak_memory(baseline) as memory:
+        with peak_memory(baseline) as memory, other_load() as others:
             result = _time_calls(model, specification, layers, report)
     parameters = sum(p.numel() for part in (model, unused) for p in part.parameters())
     return {
@@ -125,6 +125,7 @@ def measure(specification: Specification, report: Report = lambda event: None) -
         "layers_measured": measured,
         "parameters": parameters,
         "peak_bytes": memory.growth_bytes,
+        "other_load_cores": others.cores,
         # The filters that the other layers of M2-BERT would keep are not there.
         "peak_is_lower_bound": measured < layers and specification.model != ATTENTION,
     }

@@ -25,6 +25,8 @@ SHORT_LABELS = {
     ATTENTION: "BERT-base sdpa",
 }
 SCALED_MARK = "~"
+# Less is the noise of an idle machine.
+DISTURBING_CORES = 0.15
 WIDEST_TABLE = 200
 COLUMNS = (
     "tokens",
@@ -162,6 +164,13 @@ def _notes(record: dict[str, Any]) -> list[str]:
         lines.append(
             f"Native against reference at {len(errors)} measured lengths: relative error "
             f"<= {max(errors):.1e} (bound {record['error_bound']:g})."
+        )
+    loads = [row["other_load_cores"] or 0.0 for row in record["results"]]
+    disturbed = sum(load > DISTURBING_CORES for load in loads)
+    if disturbed:
+        lines.append(
+            f"DISTURBED: during {disturbed} of {len(loads)} measurements other processes kept up to "
+            f"{max(loads):.1f} cores busy. These times, and ratios with them, are not to be trusted."
         )
     lines += record["notes"]
     lines += [f"{row['model']} at {row['length']:,}: {row['message']}" for row in record["failed"]]

@@ -4,7 +4,7 @@ Public names:
     fft_conv: long convolution with fused gates and skip, any length, differentiable.
     filter_spectrum, FilterSpectrum: a filter transformed once, for many calls.
 
-`python -m monarch_kernels.info` says which backends are usable here, and why not where they are not.
+`python -m monarch_kernels.info` says which backends are usable here, and why the others are not.
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -1,7 +1,7 @@
 """What the arguments of a convolution must be: one check and one message for each rule.
 
-Every function raises TypeError for what is not a tensor (or of a wrong dtype), ValueError for shapes
-and values, and names the argument, what it got and what it expects.
+Every function raises TypeError for what is not a tensor (or of a wrong dtype), ValueError for
+shapes and values, and names the argument, what it got and what it expects.
 """
 
 import torch

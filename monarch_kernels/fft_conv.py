@@ -28,8 +28,12 @@ def fft_conv(
     y[t] = postgate[t] * ( sum_j k[j] g[(t-j) mod L] + skip g[t] ). The causal case equals
     `irfft(rfft(g, n=2*L) * rfft(k, n=2*L))[..., :L]`. Arithmetic is float32 (float64 for float64
     inputs), accurate to float32 rounding; the gradients of every tensor are deterministic, and the
-    second derivatives exist too. Beside the result, the native backend allocates the filter's
-    spectrum (8 bytes per channel and sample) and, per thread, 9 bytes per sample of one row.
+    second derivatives exist too.
+
+    Memory of the native backend beside the result: the filter's spectrum (8 bytes per channel and
+    sample, none with a FilterSpectrum), per thread 13 bytes per sample of one row (29 in the
+    backward; rows of up to 256 samples are done 16 at a time), and once per process and size of
+    transform a table of 8 bytes per sample.
 
     Args:
         u: `(B, H, L)`, 1 <= L <= 4,194,304; float32, bfloat16 or float16 (float64: reference).
@@ -51,8 +55,8 @@ def fft_conv(
         ValueError: shapes, lengths or devices that do not fit.
         RuntimeError: the backend asked for is not available here or for this input.
 
-    Source: the bidirectional form is that of M2-BERT (arXiv 2402.07440); the transform is derived in
-    docs/math.md.
+    Source: the bidirectional form is that of M2-BERT (arXiv 2402.07440); the transform is derived
+    in docs/math.md.
     """
     if isinstance(u, Tensor):
         u, pregate, postgate = _autocast(u, pregate, postgate)
@@ -77,8 +81,10 @@ def _autocast(u: Tensor, *gates: Tensor | None) -> list[Tensor | None]:
     if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
         return [u, *gates]
     dtype = torch.get_autocast_dtype(device)
-    floating = (torch.float32, torch.bfloat16, torch.float16)
-    return [t.to(dtype) if isinstance(t, Tensor) and t.dtype in floating else t for t in (u, *gates)]
+    return [
+        t.to(dtype) if isinstance(t, Tensor) and t.dtype in backends.NATIVE_DTYPES else t
+        for t in (u, *gates)
+    ]
 
 
 def _check_filters(u, k, k_rev, skip, circular) -> None:
@@ -111,14 +117,15 @@ def _check_spectrum(spectrum, u, k_rev, skip, circular, backend) -> None:
             raise TypeError(f"k is a FilterSpectrum of {spectrum.data.dtype}, u is {u.dtype}")
 
 
-# ---- The registered operators ---------------------------------------------------------------------
+# ---- The registered operators
 # Implemented in csrc/torch/fft_conv.cpp. Exactly one of k and spectrum is given; k, k_rev and skip
 # are contiguous float32. The backward returns an empty tensor for each gradient not wanted.
 
 _lib = torch.library.Library("monarch_kernels", "FRAGMENT")
 _tags = (torch.Tag.pt2_compliant_tag,)
 _lib.define(
-    "filter_spectrum(Tensor k, Tensor? k_rev, Tensor? skip, SymInt length, bool circular) -> Tensor",
+    "filter_spectrum(Tensor k, Tensor? k_rev, Tensor? skip, SymInt length, bool circular) "
+    "-> Tensor",
     tags=_tags,
 )
 _ARGS = (

@@ -18,8 +18,8 @@ def filter_spectrum(
 ) -> Tensor:
     """rfft of the filter on the period of `fft_conv`: (H, n // 2 + 1) complex.
 
-    The period n is `length` if circular, else 2 `length`: tap j of k lies at index j, tap j of k_rev
-    at index n - 1 - j, so that the product of spectra is the sum in `fft_conv`'s docstring.
+    The period n is `length` if circular, else 2 `length`: tap j of k lies at index j, tap j of
+    k_rev at index n - 1 - j, so that the product of spectra is the sum in `fft_conv`'s docstring.
     """
     dtype = _computed(k.dtype)
     period = length if circular else 2 * length

@@ -10,7 +10,7 @@ from monarch_kernels import backends, contract, reference
 
 @dataclass(frozen=True, eq=False)
 class FilterSpectrum:
-    """The transform of a filter `(H, taps)`, for sequences of one length; made by `filter_spectrum`.
+    """The transform of a filter `(H, taps)` for sequences of one length, by `filter_spectrum`.
 
     Attributes:
         data: the numbers, in an order private to the backend; 8 bytes per channel and sample.
@@ -75,8 +75,8 @@ def filter_spectrum(
     asked = [n for n, t in (("k", k), ("k_rev", k_rev), ("skip", skip)) if _wants_gradient(t)]
     if asked:
         raise RuntimeError(
-            f"{asked[0]} requires a gradient, which a FilterSpectrum does not carry: pass the filter "
-            "itself to fft_conv, or make the spectrum under torch.no_grad()"
+            f"{asked[0]} requires a gradient, which a FilterSpectrum does not carry: pass the "
+            "filter itself to fft_conv, or make the spectrum under torch.no_grad()"
         )
     chosen = backends.select(backend, k)
     k, k_rev, skip = (t if t is None else t.detach() for t in (k, k_rev, skip))

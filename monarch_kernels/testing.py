@@ -265,7 +265,9 @@ def evaluate(
     for t in given.values():
         t.requires_grad_(gradients)
     positional = [given[name] for name in ("u", "k")]
-    y = function(*positional, **{n: given[n] for n in ARGUMENTS[2:] if n in given}, circular=circular)
+    y = function(
+        *positional, **{n: given[n] for n in ARGUMENTS[2:] if n in given}, circular=circular
+    )
     results = {"y": y.detach()}
     if gradients:
         grads = torch.autograd.grad(y, list(given.values()), dy)
@@ -376,8 +378,8 @@ def assert_close_to_float64(
 ) -> Margin:
     """Assert that `actual` is as near to `exact` as torch.fft's float32 arithmetic lets expect.
 
-    With r the error of rounding `exact` to the dtype, and e torch's error in float32 before any
-    rounding to 16 bits:
+    With e torch's error in float32 before any rounding to 16 bits, and r the error of rounding
+    `exact` to 16 bits (float32: the most that it can be, half an epsilon of the value):
 
     * in the L2 norm of the whole tensor, error <= 2 e + r (2 e + 1.05 r for 16 bits);
     * in each element, error <= 2 e + r (4 e + r for 16 bits: near a tie, noise e decides to which
@@ -412,7 +414,10 @@ def assert_close_to_float64(
         return Margin(0.0, 0.0)
     short = actual.dtype.itemsize == 2
     error = (actual.double() - exact).abs()
-    rounding = (exact.to(actual.dtype).double() - exact).abs()
+    if short:
+        rounding = (exact.to(actual.dtype).double() - exact).abs()
+    else:
+        rounding = torch.finfo(actual.dtype).eps / 2 * exact.abs()
 
     # As many of the whole's errors as the part has numbers; of a whole, all.
     largest = noise.flatten(1).topk(exact.numel()).values

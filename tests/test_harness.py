@@ -137,6 +137,22 @@ def test_peak_memory_from_an_earlier_baseline():
     del block
 
 
+def test_other_load_leaves_out_this_process(monkeypatch):
+    wall, own, busy = iter((0.0, 10.0)), iter((1.0, 9.0)), iter((100.0, 123.0))
+    monkeypatch.setattr(harness.time, "monotonic", lambda: next(wall))
+    monkeypatch.setattr(harness.time, "process_time", lambda: next(own))
+    monkeypatch.setattr(harness, "_busy_seconds", lambda: next(busy))
+    with harness.other_load() as load:
+        pass
+    assert load.cores == 1.5
+
+
+def test_other_load_is_none_after_too_short_a_time():
+    with harness.other_load() as load:
+        pass
+    assert load.cores is None
+
+
 def test_memory_is_none_where_it_cannot_be_measured(monkeypatch):
     monkeypatch.setattr(harness, "_reset_high_water_mark", lambda: False)
     with peak_memory() as memory:

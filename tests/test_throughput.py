@@ -54,6 +54,7 @@ def pretend(task, specification, on_event):
         "layers_measured": measured,
         "parameters": 1,
         "peak_bytes": 2**30,
+        "other_load_cores": 0.0,
         "peak_is_lower_bound": measured < layers and specification.model != ATTENTION,
         "first_call_s": 2.0 if specification.full_warmup else None,
         "seconds": [1.0] * specification.repeats,
@@ -211,6 +212,16 @@ def test_unavailable_native_is_said_and_the_rest_measured(settings, console, mon
     assert record["complete"]
     assert "another planet" in record["notes"][0]
     assert "another planet" in text_of(console)
+
+
+@pytest.mark.usefixtures("all_usable")
+@pytest.mark.parametrize(("cores", "said"), [(1.3, True), (0.01, False), (None, False)])
+def test_a_busy_machine_is_said(settings, console, cores, said):
+    def runner(task, specification, on_event):
+        return {**pretend(task, specification, on_event), "other_load_cores": cores}
+
+    throughput.run(settings, runner, console)
+    assert ("DISTURBED" in text_of(console)) == said
 
 
 # ---- Interruption --------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-// fft_conv: parameters of the kernels and their entry points. Pointers only; no torch, no allocation
-// of results. Formulas: monarch_kernels/fft_conv.py; derivation: docs/math.md.
+// fft_conv: parameters of the kernels and their entry points. Pointers only; no torch, no
+// allocation of results. Formulas: monarch_kernels/fft_conv.py; derivation: docs/math.md.
 #pragma once
 #include <cstdint>
 
@@ -39,7 +39,7 @@ struct FftConvBackwardParams {
   const float* spectrum = nullptr;
   // Results, contiguous; nullptr where not wanted.
   void *du = nullptr, *dpregate = nullptr, *dpostgate = nullptr;  // (B, H, L), scalar
-  float *dk = nullptr, *dk_rev = nullptr, *dskip = nullptr;       // (H, taps), (H, reverse_taps), (H,)
+  float *dk = nullptr, *dk_rev = nullptr, *dskip = nullptr;  // (H, taps), (H, reverse_taps), (H,)
   int64_t taps = 0, reverse_taps = 0;
   bool circular = false;
 };
@@ -51,8 +51,8 @@ namespace cpu {
 int64_t spectrum_floats(int64_t channels, int64_t length);
 int kernel_lanes();
 
-// Each call does the items [begin, end) of 0 .. *_items(params) - 1 on the calling thread; items are
-// independent, and the result does not depend on how they are grouped.
+// Each call does the items [begin, end) of 0 .. *_items(params) - 1 on the calling thread; items
+// are independent, and the result does not depend on how they are grouped.
 int64_t filter_spectrum_items(const FilterSpectrumParams& params);
 void filter_spectrum(const FilterSpectrumParams& params, int64_t begin, int64_t end);
 int64_t fft_conv_fwd_items(const FftConvParams& params);

@@ -1,9 +1,9 @@
 // Which transform sizes exist and how each factors. The one owner of this fact: Python asks
 // `_host.transform_size`, the CPU and CUDA kernels include this file.
 //
-// A size is {1, 3, 5} * 2^a, at least 32. A row of `columns` vectors is 16 * (product of the radices):
-// the radices are the passes over the row, the 16 is what a leaf transforms. Odd radices come
-// first, so that all strides below the first pass are powers of two.
+// A size is {1, 3, 5} * 2^a, at least 32. A row of `columns` vectors is 16 * (product of the
+// radices): the radices are the passes over the row, the 16 is what a leaf transforms. Odd radices
+// come first, so that all strides below the first pass are powers of two.
 #pragma once
 #include <cstdint>
 #include <initializer_list>
@@ -25,7 +25,8 @@ constexpr int64_t transform_size(int64_t length) {
   int64_t best = 0;
   for (int64_t odd : {1, 3, 5}) {
     int64_t size = odd;
-    while (size < length || size < 32 || size % (size <= kInterleavedMax ? 16 : 256) != 0) size *= 2;
+    while (size < length || size < 32 || size % (size <= kInterleavedMax ? 16 : 256) != 0)
+      size *= 2;
     if (best == 0 || size < best) best = size;
   }
   return best;

@@ -2,5 +2,6 @@
 #include "cpu/fft_conv.inl"
 
 namespace monarch::cpu {
-const KernelTable kAvx2Kernels = {"avx2", kLanes, run_filter_spectrum, run_fft_conv_fwd, run_fft_conv_bwd};
+const KernelTable kAvx2Kernels = {"avx2", kLanes, run_filter_spectrum, run_fft_conv_fwd,
+                                  run_fft_conv_bwd};
 }

@@ -1,7 +1,8 @@
-// The right-angle transform of a row: coefficients modulo x^S - i, docs/math.md. Forward passes split
-// a modulus x^n - e^(2 pi i theta) into R factors x^(n/R) - e^(2 pi i (theta + s)/R): multiply the
-// j-th of R coefficients by its twiddle e^(2 pi i theta j / R), then a DFT of size R. Inverse passes
-// undo them in reverse, without the factor 1/S, which is folded into the filter's spectrum.
+// The right-angle transform of a row: coefficients modulo x^S - i, docs/math.md. Forward passes
+// split a modulus x^n - e^(2 pi i theta) into R factors x^(n/R) - e^(2 pi i (theta + s)/R):
+// multiply the j-th of R coefficients by its twiddle e^(2 pi i theta j / R), then a DFT of size R.
+// Inverse passes undo them in reverse, without the factor 1/S, which is folded into the filter's
+// spectrum.
 #pragma once
 #include "cpu/plan.h"
 #include "cpu/simd.h"
@@ -20,9 +21,7 @@ MONARCH_INLINE Complex held(Complex x) {
   hold(x.im);
   return x;
 }
-MONARCH_INLINE Complex load_complex(const float* p) {
-  return held({load(p), load(p + kLanes)});
-}
+MONARCH_INLINE Complex load_complex(const float* p) { return held({load(p), load(p + kLanes)}); }
 MONARCH_INLINE void store_complex(float* p, Complex x) {
   store(p, x.re);
   store(p + kLanes, x.im);
@@ -45,11 +44,12 @@ MONARCH_INLINE Complex sub_i(Complex a, Complex b) {
   return add_i<!kInverse>(a, b);
 }
 
-// ---- DFT of size R in registers, natural order, positive exponent forward --------------------------
+// ---- DFT of size R in registers, natural order, positive exponent forward
 
 template <bool kInverse>
 MONARCH_INLINE void dft4(Complex& a, Complex& b, Complex& c, Complex& d) {
-  const Complex s = a + c, t = a - c, u = b + d, v = b - d;
+  // held: gcc would compute d - b as well, instead of one more subtraction below.
+  const Complex s = a + c, t = a - c, u = b + d, v = held(b - d);
   a = s + u;
   c = s - u;
   b = add_i<kInverse>(t, v);
@@ -94,8 +94,8 @@ MONARCH_INLINE void dft(Complex* x) {
     Complex o0 = x[1], o1 = x[3], o2 = x[5], o3 = x[7];
     dft4<kInverse>(e0, e1, e2, e3);
     dft4<kInverse>(o0, o1, o2, o3);
-    // o1 e^(i pi/4) = p / sqrt 2 with p = o1 (1 + i); o3 e^(3 i pi/4) = -q / sqrt 2, q = o3 (1 - i).
-    const Complex p = add_i<kInverse>(o1, o1), q = sub_i<kInverse>(o3, o3);
+    // o1 e^(i pi/4) = p / sqrt 2, p = o1 (1 + i); o3 e^(3i pi/4) = -q / sqrt 2, q = o3 (1 - i).
+    const Complex p = held(add_i<kInverse>(o1, o1)), q = held(sub_i<kInverse>(o3, o3));
     x[0] = e0 + o0;
     x[4] = e0 - o0;
     x[2] = add_i<kInverse>(e2, o2);
@@ -107,12 +107,14 @@ MONARCH_INLINE void dft(Complex* x) {
   }
 }
 
-// ---- Passes: a radix-R stage over n vectors of a row in memory --------------------------------------
+// ---- Passes: a radix-R stage over n vectors of a row in memory
 
 constexpr int64_t kPadRun = 512 / kLanes;  // vectors between two pads, see padded()
 constexpr int64_t kStep = 2 * kLanes;      // floats of a complex vector
 
-MONARCH_INLINE float* at(float* row, int64_t vector) { return row + kStep * padded(vector, kLanes); }
+MONARCH_INLINE float* at(float* row, int64_t vector) {
+  return row + kStep * padded(vector, kLanes);
+}
 
 // Calls body(v, offset) for v = 0 .. count-1, offset = floats from the first to the v-th vector.
 template <class Body>
@@ -153,15 +155,15 @@ static void inverse_pass(float* row, int64_t base, int64_t n, const float* __res
     store_complex(leg[0] + offset, x[0]);
 #pragma GCC unroll 8
     for (int j = 1; j < R; ++j) {
-      store_complex(leg[j] + offset,
-                    rotate<true>(x[j], twiddles[2 * j - 2], twiddles[2 * j - 1]));
+      store_complex(leg[j] + offset, rotate<true>(x[j], twiddles[2 * j - 2], twiddles[2 * j - 1]));
     }
   });
 }
 
 // The first pass of a real row: source(v) is its v-th vector.
 template <int R, class Source>
-static void first_pass(float* row, int64_t n, const float* __restrict twiddles, const Source& source) {
+static void first_pass(float* row, int64_t n, const float* __restrict twiddles,
+                       const Source& source) {
   const int64_t stride = n / R;
   float* leg[R];
   for (int j = 0; j < R; ++j) leg[j] = at(row, j * stride);
@@ -219,7 +221,7 @@ MONARCH_INLINE void with_radix(int radix, F&& f) {
   }
 }
 
-// ---- Leaves: what happens between the passes down and the passes up ----------------------------------
+// ---- Leaves: between the passes down and the passes up
 // A leaf ends the forward transform of its vectors, hands each complex vector of the spectrum to
 // op(v, value) -> value, v counting through the row, and begins the inverse transform.
 
@@ -232,9 +234,10 @@ struct Cursor {  // the next unread twiddles of a depth-first walk
   const float* vectors;
 };
 
-// Every leaf begins with a DFT of 16 columns, as 4 x 4. Steps of four complex vectors through memory
-// (first-level cache) beat larger radices in registers: nothing spills, and multiplications,
-// additions and shuffles stand close enough together for the CPU's scheduler to run them side by side.
+// Every leaf begins with a DFT of 16 columns, as 4 x 4. Steps of four complex vectors through
+// memory (first-level cache) beat larger radices in registers: nothing spills, and multiplications,
+// additions and shuffles stand close enough together for the CPU's scheduler to run them side by
+// side.
 constexpr int kLeafScalars = 2 * (3 + 4 * 3);
 
 MONARCH_INLINE void load_four(Complex (&x)[4], const float* p, int64_t step) {
@@ -443,7 +446,7 @@ MONARCH_INLINE void leaves(float* row, int64_t base, Cursor& cursor, Op& op) {
   cursor.vectors += kCount * kLeafVectors;
 }
 
-// ---- The walk: depth first, so that a sub-block stays in cache from its first pass to its last ------
+// ---- The walk: depth first, a sub-block stays in cache from its first pass to its last
 
 template <bool kInterleaved, Walk kWalk, class Op>
 static void walk(const Plan& plan, int level, float* row, int64_t base, int64_t n, Cursor& cursor,
@@ -495,15 +498,12 @@ static void transform_real(const Plan& plan, float* row, const Source& source, O
   const int radix = plan.passes.radix[0];
   Cursor cursor{plan.scalars + 2 * (radix - 1), plan.vectors};
   if constexpr (goes_down(kWalk)) {
-    with_radix(radix, [&](auto r) {
-      first_pass<r.value>(row, plan.columns, plan.scalars, source);
-    });
+    with_radix(radix,
+               [&](auto r) { first_pass<r.value>(row, plan.columns, plan.scalars, source); });
   }
   walk_children<kInterleaved, kWalk>(plan, 0, row, 0, plan.columns, cursor, op);
   if constexpr (goes_up(kWalk)) {
-    with_radix(radix, [&](auto r) {
-      last_pass<r.value>(row, plan.columns, plan.scalars, sink);
-    });
+    with_radix(radix, [&](auto r) { last_pass<r.value>(row, plan.columns, plan.scalars, sink); });
   }
 }
 

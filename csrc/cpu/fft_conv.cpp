@@ -115,7 +115,8 @@ void advise_huge_pages(void* data, int64_t bytes) {
   constexpr int64_t kHugePage = int64_t{2} << 20, kPage = 4096;
   if (bytes < 2 * kHugePage) return;
   const auto first = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
-  const auto last = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / kPage * kPage;
+  const auto last =
+      (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / kPage * kPage;
   madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #else
   (void)data, (void)bytes;

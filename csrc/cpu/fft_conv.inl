@@ -1,6 +1,7 @@
-// fft_conv on rows: y = postgate * Re(F^-1(K F(pregate * u))), and its gradients. One text for every
-// instruction set. A unit of work is one row (a vector holds consecutive samples), or the rows of
-// kLanes channels (interleaved: a vector holds one sample of each); only reading and writing differ.
+// fft_conv on rows: y = postgate * Re(F^-1(K F(pregate * u))), and its gradients. One text for
+// every instruction set. A unit of work is one row (a vector holds consecutive samples), or the
+// rows of kLanes channels (interleaved: a vector holds one sample of each); only reading and
+// writing differ.
 #pragma once
 #include "cpu/dispatch.h"
 #include "cpu/fft.inl"
@@ -8,13 +9,13 @@
 namespace monarch::cpu {
 namespace {
 
-// ---- Reading and writing rows --------------------------------------------------------------------------
+// ---- Reading and writing rows
 
 // x * gate, or x; vectors of consecutive samples.
 template <class T>
 struct Input {
   const T* x;
-  const T* gate;  // or nullptr
+  const T* gate;                  // or nullptr
   int64_t x_stride, gate_stride;  // to the next channel
 
   Input channel(int64_t i) const {
@@ -168,7 +169,7 @@ static void transform_unit(const Unit& unit, float* row, const Input<T>& in, Op 
   if constexpr (goes_up(kWalk)) stage_out<kInterleaved>(unit, out);
 }
 
-// ---- Units -----------------------------------------------------------------------------------------------
+// ---- Units
 
 template <bool kInterleaved>
 constexpr int64_t kUnitChannels = kInterleaved ? kLanes : 1;
@@ -176,8 +177,8 @@ constexpr int64_t kUnitChannels = kInterleaved ? kLanes : 1;
 template <bool kInterleaved, class Params>
 static Unit make_unit(const Params& p, const Context& context, float* staging, int64_t index) {
   const int64_t left = p.channels - index * kUnitChannels<kInterleaved>;
-  return {context.plan, staging, p.length, left < kUnitChannels<kInterleaved> ? left
-                                                                             : kUnitChannels<kInterleaved>};
+  return {context.plan, staging, p.length,
+          left < kUnitChannels<kInterleaved> ? left : kUnitChannels<kInterleaved>};
 }
 
 // Offset of a unit's spectrum; it is stored in the order of the walk, without padding.
@@ -189,7 +190,7 @@ static float* nth_row(const Context& context, int index) {
   return context.workspace + index * row_floats(context.plan);
 }
 
-// ---- The filter's spectrum: F(k[n] - i k_rev[S-1-n]) / S ---------------------------------------------------
+// ---- The filter's spectrum: F(k[n] - i k_rev[S-1-n]) / S
 
 // Adds c * k[j] to coefficient `from` + j * step of one part (0: real, 1: imaginary) of a channel.
 template <bool kInterleaved>
@@ -197,7 +198,8 @@ static void add_taps(float* row, int part, int64_t lane, const float* k, int64_t
                      int64_t step, float c) {
   for (int64_t j = 0; j < taps; ++j) {
     const int64_t n = from + j * step;
-    const int64_t vector = kInterleaved ? n : n / kLanes, at_lane = kInterleaved ? lane : n % kLanes;
+    const int64_t vector = kInterleaved ? n : n / kLanes,
+                  at_lane = kInterleaved ? lane : n % kLanes;
     at(row, vector)[part * kLanes + at_lane] += c * k[j];
   }
 }
@@ -232,7 +234,7 @@ static void filter_spectrum_units(const FilterSpectrumParams& p, const Context& 
   }
 }
 
-// ---- Forward -----------------------------------------------------------------------------------------------
+// ---- Forward
 
 // Above this a result does not stay in cache until it is read: bypass the cache when writing it.
 constexpr int64_t kStreamedBytes = int64_t{8} << 20;
@@ -267,8 +269,8 @@ static void fft_conv_fwd_units(const FftConvParams& p, const Context& context, i
   float* staging = nth_row(context, 1);
   // Interleaved 16-bit rows are written half a line at a time to kLanes rows in turn: more partly
   // filled lines than the CPU can combine.
-  const bool streamed = (!kInterleaved || sizeof(T) == 4) &&
-                        can_stream<T>(p.y, p.batch * p.channels, p.length);
+  const bool streamed =
+      (!kInterleaved || sizeof(T) == 4) && can_stream<T>(p.y, p.batch * p.channels, p.length);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t index = item / p.batch, b = item % p.batch;
     const int64_t h = index * kUnitChannels<kInterleaved>;
@@ -297,7 +299,7 @@ static void fft_conv_fwd_units(const FftConvParams& p, const Context& context, i
   if (streamed) stream_fence();
 }
 
-// ---- Backward ----------------------------------------------------------------------------------------------
+// ---- Backward
 // With d = postgate * dy, g = pregate * u and ^ for F: the gradient of the gated input is
 // Re F^-1(conj(K) d^), that of the filter's polynomial F^-1(sum over the batch of d^ conj(g^)).
 
@@ -358,8 +360,7 @@ static void fft_conv_bwd_units(const FftConvBackwardParams& p, const Context& co
         if (filter || postgate) {
           const Complex u = load_complex(at(g_row, v));
           if (filter) {
-            store_complex(at(k_row, v),
-                          load_complex(at(k_row, v)) + rotate<true>(x, u.re, u.im));
+            store_complex(at(k_row, v), load_complex(at(k_row, v)) + rotate<true>(x, u.re, u.im));
           }
           if (postgate) store_complex(at(g_row, v), rotate<false>(u, k_re, k_im));
         }
@@ -387,7 +388,7 @@ static void fft_conv_bwd_units(const FftConvBackwardParams& p, const Context& co
   }
 }
 
-// ---- Dispatch on layout and storage type -------------------------------------------------------------------
+// ---- Dispatch on layout and storage type
 
 template <class F>
 MONARCH_INLINE void with_scalar(Scalar scalar, F&& f) {

@@ -12,8 +12,8 @@
 namespace monarch::cpu {
 namespace {
 
-// Walks the tree of moduli x^n - e^(2 pi i theta) in the order of the kernels. A node of radix R needs
-// e^(2 pi i theta j / R) for j = 1 .. R-1, and its child s has the root (theta + s) / R.
+// Walks the tree of moduli x^n - e^(2 pi i theta) in the order of the kernels. A node of radix R
+// needs e^(2 pi i theta j / R) for j = 1 .. R-1, and its child s has the root (theta + s) / R.
 class TableBuilder {
  public:
   explicit TableBuilder(const Plan& plan) : plan_(plan) {}

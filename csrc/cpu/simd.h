@@ -1,6 +1,7 @@
-// One vector of floats and the few operations the kernels need, per instruction set. Arithmetic uses
-// the compiler's vector operators (contracted to FMA); only conversions and shuffles are named here.
-// Included by {generic,avx2,avx512}.cpp, each with its own flags: everything has internal linkage.
+// One vector of floats and the few operations the kernels need, per instruction set. Arithmetic
+// uses the compiler's vector operators (contracted to FMA); only conversions and shuffles are named
+// here. Included by {generic,avx2,avx512}.cpp, each with its own flags: everything has internal
+// linkage.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -29,8 +30,8 @@ typedef float Vec __attribute__((vector_size(kLanes * 4), may_alias));
 typedef float UnalignedVec __attribute__((vector_size(kLanes * 4), may_alias, aligned(4)));
 
 MONARCH_INLINE Vec splat(float x) { return x - Vec{}; }  // x - (+0) is x for every x, NaN included
-// Makes the compiler hold v in a register here. Without it gcc reads operands from memory twice, and
-// contracts both sums a + bw and a - bw into multiply-adds, which doubles the products.
+// Makes the compiler hold v in a register here. Without it gcc reads operands from memory twice,
+// and contracts both sums a + bw and a - bw into multiply-adds, which doubles the products.
 MONARCH_INLINE void hold(Vec& v) {
 #if defined(__AVX512F__)
   asm("" : "+v"(v));
@@ -46,7 +47,7 @@ MONARCH_INLINE void hold(Vec& v) {
 MONARCH_INLINE Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 MONARCH_INLINE void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 
-// ---- 16-bit storage ------------------------------------------------------------------------------
+// ---- 16-bit storage
 
 #if defined(__AVX512F__)
 
@@ -146,9 +147,10 @@ MONARCH_INLINE void store_partial(T* p, Vec v, int64_t count) {
   std::memcpy(p, lanes, static_cast<size_t>(count) * sizeof(T));
 }
 
-// ---- Transposition of kLanes vectors, in two steps that the leaf interleaves with arithmetic -------
-// Lane 4q+r of vector 4i+c is written (i, c; q, r). `transpose_quads` exchanges c and r within four
-// vectors of one i; `transpose_blocks` exchanges i and q among the kQuads vectors of one c.
+// ---- Transposition of kLanes vectors, in two steps that the leaf interleaves with arithmetic
+// Lane 4q+r of vector 4i+c is written (i, c; q, r). `transpose_quads` exchanges c and r
+// within four vectors of one i; `transpose_blocks` exchanges i and q among the kQuads vectors of
+// one c.
 
 constexpr int kQuads = kLanes / 4;
 

@@ -1,6 +1,6 @@
 // torch operators of fft_conv on the CPU: checks, allocation, threads. Schemas and the meaning of
-// the arguments: monarch_kernels/fft_conv.py, which validates for its users; what is checked here is
-// what keeps the kernels inside their arrays.
+// the arguments: monarch_kernels/fft_conv.py, which validates for its users; what is checked here
+// is what keeps the kernels inside their arrays.
 #include "core/fft_conv.h"
 
 #include <algorithm>
@@ -66,7 +66,7 @@ const float* filter_data(const MaybeTensor& t, int64_t dims, int64_t channels, c
   return t->data<const float>();
 }
 
-// ---- The spectrum as a tensor: 16 floats that say what it is, then the numbers ----------------------
+// ---- The spectrum as a tensor: 16 floats that say what it is, then the numbers
 
 constexpr int64_t kHeader = 16;  // keeps the numbers aligned to a cache line
 
@@ -77,8 +77,8 @@ std::array<float, 4> header(int64_t channels, int64_t length) {
 
 Tensor make_spectrum(const Tensor& like, const MaybeTensor& k, const MaybeTensor& k_rev,
                      const MaybeTensor& skip, int64_t length, bool circular) {
-  MONARCH_CHECK(length >= 1 && length <= kMaxLength, "fft_conv: length ", length, " is not in 1 .. ",
-                kMaxLength);
+  MONARCH_CHECK(length >= 1 && length <= kMaxLength, "fft_conv: length ", length,
+                " is not in 1 .. ", kMaxLength);
   MONARCH_CHECK(k && k->dim() == 2, "fft_conv: k must have shape (H, taps)");
   FilterSpectrumParams p;
   p.channels = k->size(0);
@@ -98,9 +98,8 @@ Tensor make_spectrum(const Tensor& like, const MaybeTensor& k, const MaybeTensor
   p.spectrum = out.data<float>() + kHeader;
   cpu::advise_huge_pages(p.spectrum, out.numel() * 4);
   if (p.channels > 0) {
-    abi::parallel_for(0, cpu::filter_spectrum_items(p), 1, [&](int64_t begin, int64_t end) {
-      cpu::filter_spectrum(p, begin, end);
-    });
+    abi::parallel_for(0, cpu::filter_spectrum_items(p), 1,
+                      [&](int64_t begin, int64_t end) { cpu::filter_spectrum(p, begin, end); });
   }
   return out;
 }
@@ -128,7 +127,7 @@ int64_t grain(const Params& p, int64_t items) {
   return std::max<int64_t>(1, 16384 * items / std::max<int64_t>(1, samples));
 }
 
-// ---- Operators ---------------------------------------------------------------------------------------------
+// ---- Operators
 
 Tensor filter_spectrum(const Tensor& k, const MaybeTensor& k_rev, const MaybeTensor& skip,
                        int64_t length, bool circular) {
@@ -144,16 +143,16 @@ Spectrum find_or_make(const Tensor& u, const MaybeTensor& k, const MaybeTensor& 
                       const MaybeTensor& skip, const MaybeTensor& spectrum, bool circular) {
   MONARCH_CHECK(u.dim() == 3 && u.is_cpu(), "fft_conv: u must be a CPU tensor of shape (B, H, L)");
   MONARCH_CHECK(k.has_value() != spectrum.has_value(), "fft_conv: give either k or spectrum");
-  Tensor tensor = spectrum ? spectrum->alias()
-                           : make_spectrum(u, k, k_rev, skip, u.size(2), circular);
+  Tensor tensor =
+      spectrum ? spectrum->alias() : make_spectrum(u, k, k_rev, skip, u.size(2), circular);
   MONARCH_CHECK(!k || k->size(0) == u.size(1), "fft_conv: k must have as many rows as u channels");
   const float* data = spectrum_data(tensor, u);
   return {std::move(tensor), data};
 }
 
 Tensor fft_conv_fwd(const Tensor& u, const MaybeTensor& k, const MaybeTensor& k_rev,
-                    const MaybeTensor& skip, const MaybeTensor& spectrum, const MaybeTensor& pregate,
-                    const MaybeTensor& postgate, bool circular) {
+                    const MaybeTensor& skip, const MaybeTensor& spectrum,
+                    const MaybeTensor& pregate, const MaybeTensor& postgate, bool circular) {
   const Spectrum made = find_or_make(u, k, k_rev, skip, spectrum, circular);
   const Activation in(u, u, "u"), pre(pregate, u, "pregate"), post(postgate, u, "postgate");
   FftConvParams p;
