@@ -21,8 +21,11 @@ from monarch_kernels import _native, reference
 # the system for fresh memory each time. With smaller ones torch is up to twice as fast or slow,
 # depending on what the process freed before (docs/benchmarks.md).
 LARGE = ((128, 176, 768), (1024, 64, 256), (8192, 16, 128), (32768, 8, 64))
-# 2^18 samples (1 MiB): near the second-level cache of a core; the third level holds all of it.
-CACHED = ((128, 32, 64), (1024, 32, 8), (8192, 16, 2), (32768, 8, 1))
+# 2^20 samples (4 MiB): everything of both sides fits in a third-level cache of 32 MiB.
+CACHED = ((128, 128, 64), (1024, 128, 8), (8192, 64, 2), (32768, 32, 1))
+# 2^17 samples (512 KiB): our side fits in a second-level cache of 1 MiB, too. No bar: shown because
+# the ratio is smaller here, where torch's temporaries cost little.
+SMALL = ((128, 16, 64), (1024, 16, 8), (8192, 8, 2), (32768, 4, 1))
 
 # The bars of the kernels on a machine with AVX-512 (AVX2 forced: 6 everywhere).
 BARS = {"plain": 12.0, "gated": 12.0, "gated bf16": 15.0, "cached": 4.0, "backward": 5.0}
@@ -30,7 +33,7 @@ BARS = {"plain": 12.0, "gated": 12.0, "gated bf16": 15.0, "cached": 4.0, "backwa
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison: `kind` is plain, gated, gated bf16, cached, or backward."""
+    """One comparison: `kind` is plain, gated, gated bf16, backward, cached, or small."""
 
     kind: str
     length: int
@@ -50,7 +53,9 @@ class Case:
         """The ratio asked for, where one is."""
         if isa == "avx512":
             return (
-                10.0 if self.length == 128 and self.kind in ("plain", "gated") else BARS[self.kind]
+                10.0
+                if self.length == 128 and self.kind in ("plain", "gated")
+                else BARS.get(self.kind)
             )
         return 6.0 if isa == "avx2" and self.kind in ("plain", "gated", "gated bf16") else None
 
@@ -61,6 +66,7 @@ def cases(threads: tuple[int, ...] = (1, 2)) -> Iterator[Case]:
         for kind in ("plain", "gated", "gated bf16", "backward"):
             yield from (Case(kind, *shape, count) for shape in LARGE)
         yield from (Case("cached", *shape, count) for shape in CACHED)
+        yield from (Case("small", *shape, count) for shape in SMALL)
 
 
 Contender = Callable[[], Tensor | tuple[Tensor, ...]]
@@ -132,11 +138,12 @@ def measure(case: Case, rounds: int) -> dict[str, object]:
     with harness.threads(case.threads):
         sides = contenders(case)
         error = check(sides)
-        quick = 0.02 if case.kind == "cached" else 0.0
+        quick = 0.02 if case.kind in ("cached", "small") else 0.0
         timings = harness.time_interleaved(sides, rounds=rounds, min_round_seconds=quick)
     ratio = harness.compare(timings, "native", "torch")
     nanoseconds = 1e9 / case.samples
     isa = _native.host.isa()
+    bar = case.bar(isa)
     return {
         "id": case.id,
         "kind": case.kind,
@@ -148,7 +155,7 @@ def measure(case: Case, rounds: int) -> dict[str, object]:
         "torch_ns_per_sample": timings["torch"].median * nanoseconds,
         "native_ns_per_sample": timings["native"].median * nanoseconds,
         "ratio": ratio.median_round_ratio,
-        "bar": case.bar(isa),
+        "bar": bar,
         "difference": error,
         "timings": {name: t.as_dict() for name, t in timings.items()},
     }

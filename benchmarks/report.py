@@ -165,16 +165,22 @@ def _notes(record: dict[str, Any]) -> list[str]:
             f"Native against reference at {len(errors)} measured lengths: relative error "
             f"<= {max(errors):.1e} (bound {record['error_bound']:g})."
         )
-    loads = [row["other_load_cores"] or 0.0 for row in record["results"]]
-    disturbed = sum(load > DISTURBING_CORES for load in loads)
-    if disturbed:
-        lines.append(
-            f"DISTURBED: during {disturbed} of {len(loads)} measurements other processes kept up to "
-            f"{max(loads):.1f} cores busy. These times, and ratios with them, are not to be trusted."
-        )
+    lines += _disturbance(record)
     lines += record["notes"]
     lines += [f"{row['model']} at {row['length']:,}: {row['message']}" for row in record["failed"]]
     return lines
+
+
+def _disturbance(record: dict[str, Any]) -> list[str]:
+    """A line if other processes took part of the machine while something was timed."""
+    loads = [row["other_load_cores"] or 0.0 for row in record["results"]]
+    disturbed = sum(load > DISTURBING_CORES for load in loads)
+    if not disturbed:
+        return []
+    return [
+        f"DISTURBED: in {disturbed} of {len(loads)} measurements other processes kept up to "
+        f"{max(loads):.1f} cores busy; do not trust these times and their ratios."
+    ]
 
 
 def save_plot(record: dict[str, Any], path: Path) -> bool:
@@ -220,11 +226,12 @@ def _label_axes(axes: Any, record: dict[str, Any]) -> None:
     axes.set_ylabel("tokens per second")
     state = "" if record["complete"] else " (incomplete run)"
     axes.set_title(f"Embedding one document: throughput by length{state}", loc="left")
+    disturbed = "; DISTURBED by other processes" if _disturbance(record) else ""
     axes.text(
         1.0,
         -0.16,
         f"{machine['cpu']}, {settings['threads']} threads, {settings['dtype']}, "
-        f"torch {machine['torch']}, {machine['date'][:10]}",
+        f"torch {machine['torch']}, {machine['date'][:10]}{disturbed}",
         transform=axes.transAxes,
         ha="right",
         fontsize=8,

@@ -62,6 +62,13 @@ def check_filter(k: Tensor, k_rev: Tensor | None, skip: Tensor | None, *, circul
         check_device("skip", skip, "k", k)
 
 
+def check_precision(k: Tensor, k_rev: Tensor | None, skip: Tensor | None) -> None:
+    """float64 filters come together: with a float32 one, either would be another filter."""
+    for name, t in (("k_rev", k_rev), ("skip", skip)):
+        if t is not None and (t.dtype == torch.float64) != (k.dtype == torch.float64):
+            raise TypeError(f"{name} is {t.dtype}, k is {k.dtype}: float64 filters come together")
+
+
 def check_length(length: int, k: Tensor, k_rev: Tensor | None) -> None:
     """The sequence is long enough for the filters and not too long for the kernels."""
     if not isinstance(length, int | torch.SymInt) or isinstance(length, bool):

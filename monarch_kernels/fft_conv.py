@@ -142,19 +142,30 @@ _fwd = torch.ops.monarch_kernels.fft_conv_fwd.default
 _bwd = torch.ops.monarch_kernels.fft_conv_bwd.default
 
 
+def _check_one_device(*tensors):
+    """A meta tensor among others brings a call here, whose result nobody would then compute."""
+    devices = {t.device for t in tensors if t is not None}
+    if len(devices) > 1:
+        raise RuntimeError(f"fft_conv: tensors on several devices: {sorted(map(str, devices))}")
+
+
 @torch.library.register_fake("monarch_kernels::filter_spectrum", lib=_lib)
 def _(k, k_rev, skip, length, circular):
+    _check_one_device(k, k_rev, skip)
     header = 16
     return k.new_empty(header + _native.host.spectrum_floats(int(k.shape[0]), int(length)))
 
 
 @torch.library.register_fake("monarch_kernels::fft_conv_fwd", lib=_lib)
 def _(u, k, k_rev, skip, spectrum, pregate, postgate, circular):
+    _check_one_device(u, k, k_rev, skip, spectrum, pregate, postgate)
     return u.new_empty(u.shape)
 
 
 @torch.library.register_fake("monarch_kernels::fft_conv_bwd", lib=_lib)
 def _(dy, u, k, k_rev, skip, spectrum, pregate, postgate, circular, need_u, need_filter, *gates):
+    _check_one_device(dy, u, k, k_rev, skip, spectrum, pregate, postgate)
+
     def like(t, wanted):
         return t.new_empty(t.shape) if wanted and t is not None else u.new_empty(0)
 
@@ -190,7 +201,9 @@ def _backward_fwd(ctx, dy):
 def _setup_bwd(ctx, inputs, output):
     *tensors, ctx.circular, need_u, need_filter, need_pregate, need_postgate = inputs
     ctx.save_for_backward(*tensors)
-    ctx.needs = (need_u, need_filter, need_filter, need_filter, need_pregate, need_postgate)
+    needs = (need_u, need_filter, need_filter, need_filter, need_pregate, need_postgate)
+    of = (*tensors[1:5], *tensors[6:])  # without dy and the spectrum
+    ctx.needs = tuple(need and t is not None for need, t in zip(needs, of, strict=True))
     ctx.set_materialize_grads(False)
 
 
@@ -203,6 +216,7 @@ def _backward_bwd(ctx, *cotangents):
     """
     with torch.enable_grad():
         saved = [_alias(t) for t in ctx.saved_tensors]
+        saved[5] = ctx.saved_tensors[5]  # the spectrum is a constant
         dy, u, k, k_rev, skip, spectrum, pregate, postgate = saved
         given = [c if need else None for c, need in zip(cotangents, ctx.needs, strict=True)]
         cu, ck, ck_rev, cskip, cpregate, cpostgate = given
@@ -211,7 +225,7 @@ def _backward_bwd(ctx, *cotangents):
 
         def conv(x, *filters):
             if filters:
-                k_, rev_, skip_ = filters
+                k_, rev_, skip_ = contract.float32_filters(*filters)  # cotangents may be expanded
                 zero = torch.zeros_like(k) if k_ is None else k_
                 return _fwd(x, zero, rev_, skip_, None, None, None, ctx.circular)
             return _fwd(x, k, k_rev, skip, spectrum, None, None, ctx.circular)
@@ -226,11 +240,13 @@ def _backward_bwd(ctx, *cotangents):
             terms.append((d, conv(g, ck, ck_rev, cskip)))
         if cpostgate is not None:
             terms.append((cpostgate * dy, conv(g)))
+        if not terms:
+            return (None,) * (len(saved) + 5)
         form = sum((a.float() * b.float()).sum() for a, b in terms)
-        wanted = [t for t in saved if t is not None]
+        wanted = [t for t in saved if t is not None and t is not spectrum]
         grads = torch.autograd.grad(form, wanted, create_graph=True, allow_unused=True)
     grads = iter(grads)
-    return (*(None if t is None else next(grads) for t in saved), *[None] * 5)
+    return (*(None if t is None or t is spectrum else next(grads) for t in saved), *[None] * 5)
 
 
 def _alias(t: Tensor | None) -> Tensor | None:

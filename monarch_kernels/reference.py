@@ -26,7 +26,9 @@ def filter_spectrum(
     taps = pad(k.to(dtype), (0, period - k.shape[-1]))
     if k_rev is not None:
         taps = taps + pad(k_rev.to(dtype).flip(-1), (period - k_rev.shape[-1], 0))
-    spectrum = torch.fft.rfft(taps, n=period)
+    # torch.fft refuses empty tensors.
+    empty = taps.numel() == 0
+    spectrum = taps[..., : period // 2 + 1] + 0j if empty else torch.fft.rfft(taps, n=period)
     return spectrum if skip is None else spectrum + skip.to(dtype).unsqueeze(-1)
 
 
@@ -37,7 +39,10 @@ def fft_conv_spectrum(
     dtype, length = _computed(u.dtype), u.shape[-1]
     period = length if circular else 2 * length
     g = u.to(dtype) if pregate is None else u.to(dtype) * pregate.to(dtype)
-    y = torch.fft.irfft(torch.fft.rfft(g, n=period) * spectrum, n=period)[..., :length]
+    if g.numel() == 0:
+        y = g * spectrum.real[:, :1]  # empty, and connected to both for the gradients
+    else:
+        y = torch.fft.irfft(torch.fft.rfft(g, n=period) * spectrum, n=period)[..., :length]
     return (y if postgate is None else y * postgate.to(dtype)).to(u.dtype)
 
 

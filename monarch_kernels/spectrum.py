@@ -71,6 +71,7 @@ def filter_spectrum(
             gradients are recorded, which a spectrum would lose.
     """
     contract.check_filter(k, k_rev, skip, circular=circular)
+    contract.check_precision(k, k_rev, skip)
     contract.check_length(length, k, k_rev)
     asked = [n for n, t in (("k", k), ("k_rev", k_rev), ("skip", skip)) if _wants_gradient(t)]
     if asked:

@@ -1,5 +1,7 @@
 """Transform sizes: which exist, and which one a length gets."""
 
+import itertools
+
 import pytest
 
 from monarch_kernels import _native
@@ -40,7 +42,7 @@ def test_the_table_of_cases_knows_the_same_sizes(length):
 
 def test_waste_is_bounded():
     """From 1024 on, neighbours are 4 : 5 : 6 : 8; the worst is just above 6, and 8/6 < 1.34."""
-    for size, following in zip(SIZES, SIZES[1:], strict=False):
+    for size, following in itertools.pairwise(SIZES):
         if size >= 1024:
             assert following / (size + 1) < 1.34
     # Below, sizes are multiples of 256: 257 gets 512.

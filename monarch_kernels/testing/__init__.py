@@ -1,0 +1,47 @@
+"""What tests and benchmarks share: inputs, the tables of cases, and the error budget.
+
+A tolerance is computed here, never chosen: a result may be twice as far from the exact one as
+torch.fft is with the same data in float32, plus what rounding to the dtype of the result costs.
+Torch and NumPy are all it needs: kernels written elsewhere can be judged with it too.
+
+Public names:
+    white, layer_norm_like, hyena_filter, with_layout, LAYOUTS: seeded inputs of unit scale.
+    assert_close_to_float64, Margin: the error budget.
+    Case, CASES, BOUNDARIES, make_inputs, plan_length: the table of `fft_conv` cases.
+    evaluate, check_fft_conv: run a function on a case; compare result and gradients.
+"""
+
+from monarch_kernels.testing.budget import Margin, assert_close_to_float64
+from monarch_kernels.testing.fft_conv import (
+    BOUNDARIES,
+    CASES,
+    Case,
+    check_fft_conv,
+    evaluate,
+    make_inputs,
+    plan_length,
+)
+from monarch_kernels.testing.inputs import (
+    LAYOUTS,
+    hyena_filter,
+    layer_norm_like,
+    white,
+    with_layout,
+)
+
+__all__ = [
+    "BOUNDARIES",
+    "CASES",
+    "LAYOUTS",
+    "Case",
+    "Margin",
+    "assert_close_to_float64",
+    "check_fft_conv",
+    "evaluate",
+    "hyena_filter",
+    "layer_norm_like",
+    "make_inputs",
+    "plan_length",
+    "white",
+    "with_layout",
+]
