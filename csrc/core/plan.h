@@ -32,8 +32,9 @@ constexpr int64_t transform_size(int64_t length) {
   return best;
 }
 
-// Radices of the passes over `columns` vectors, columns = 16 * product. Few passes first (8 is the
-// largest radix that stays in registers), and the smallest radix leads: its pass reads real input.
+// Radices of the passes over `columns` vectors, columns = 16 * product. Few passes (8 is the
+// largest radix that stays in registers), and the largest first: that pass reads real input, its
+// inverse writes real output, at half the cost.
 struct Radices {
   int count = 0;
   int radix[kMaxPasses] = {};
@@ -50,15 +51,9 @@ constexpr Radices factor(int64_t columns) {
   }
   int bits = 0;
   while ((int64_t{1} << bits) < rest) ++bits;
-  if (bits % 3 == 1 && bits > 1) {
-    out.radix[out.count++] = 4;
-    out.radix[out.count++] = 4;
-    bits -= 4;
-  } else if (bits % 3 != 0) {
-    out.radix[out.count++] = 1 << (bits % 3);
-    bits -= bits % 3;
-  }
-  for (; bits > 0; bits -= 3) out.radix[out.count++] = 8;
+  for (; bits == 3 || bits > 4; bits -= 3) out.radix[out.count++] = 8;
+  for (; bits > 1; bits -= 2) out.radix[out.count++] = 4;
+  if (bits == 1) out.radix[out.count++] = 2;
   return out;
 }
 

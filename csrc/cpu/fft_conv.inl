@@ -157,7 +157,20 @@ static void transform_unit(const Unit& unit, float* row, const Input<T>& in, Op 
                            const Output<T>& out) {
   if constexpr (!kInterleaved) {
     if (unit.length == unit.plan.size) {
-      transform_real<false, kWalk>(unit.plan, row, in, op, out);
+      // The usual results get loops of their own, without a choice in each of their iterations.
+      T* y = out.y;
+      const T* gate = out.gate;
+      if (out.y2 || !y) {
+        transform_real<false, kWalk>(unit.plan, row, in, op, out);
+      } else if (out.streamed) {
+        transform_real<false, kWalk>(unit.plan, row, in, op, [=](int64_t v, Vec value) {
+          stream(y + v * kLanes, gate ? value * load(gate + v * kLanes) : value);
+        });
+      } else {
+        transform_real<false, kWalk>(unit.plan, row, in, op, [=](int64_t v, Vec value) {
+          store(y + v * kLanes, gate ? value * load(gate + v * kLanes) : value);
+        });
+      }
       return;
     }
   }
@@ -246,18 +259,21 @@ static bool can_stream(const void* data, int64_t rows, int64_t length) {
          reinterpret_cast<uintptr_t>(data) % 64 == 0;
 }
 
-// Brings the next unit's inputs into the second-level cache while this one is transformed.
+// Brings what the end of this unit will read and write, and the inputs of the next one, into the
+// second-level cache while this one is transformed.
 template <class T>
 struct Prefetch {
   const T* x = nullptr;
   const T* pregate = nullptr;
   const T* postgate = nullptr;
+  const T* y = nullptr;
 
   MONARCH_MEMBER void operator()(int64_t v) const {
     if (sizeof(T) < 4 && v % 2 != 0) return;  // half a line a vector
     if (x) prefetch(x + v * kLanes);
     if (pregate) prefetch(pregate + v * kLanes);
     if (postgate) prefetch(postgate + v * kLanes);
+    if (y) prefetch(y + v * kLanes);
   }
 };
 
@@ -267,10 +283,9 @@ static void fft_conv_fwd_units(const FftConvParams& p, const Context& context, i
   const Plan& plan = context.plan;
   float* row = nth_row(context, 0);
   float* staging = nth_row(context, 1);
-  // Interleaved 16-bit rows are written half a line at a time to kLanes rows in turn: more partly
-  // filled lines than the CPU can combine.
-  const bool streamed =
-      (!kInterleaved || sizeof(T) == 4) && can_stream<T>(p.y, p.batch * p.channels, p.length);
+  // 16-bit rows are written half a line at a time to several places in turn: more partly filled
+  // lines than the CPU can combine.
+  const bool streamed = sizeof(T) == 4 && can_stream<T>(p.y, p.batch * p.channels, p.length);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t index = item / p.batch, b = item % p.batch;
     const int64_t h = index * kUnitChannels<kInterleaved>;
@@ -281,10 +296,11 @@ static void fft_conv_fwd_units(const FftConvParams& p, const Context& context, i
                   p.postgate.data ? post.x : nullptr, p.length, post.x_stride};
     out.streamed = streamed;
     Prefetch<T> next;
+    if (!streamed) next.y = out.y;
+    next.postgate = out.gate;
     if (b + 1 < p.batch) {
       next.x = in.x + p.u.batch_stride;
       if (in.gate) next.pregate = in.gate + p.pregate.batch_stride;
-      if (out.gate) next.postgate = out.gate + p.postgate.batch_stride;
     }
     const float* spectrum = p.spectrum + spectrum_offset(plan, index);
     transform_unit<kInterleaved, Walk::kBoth>(
