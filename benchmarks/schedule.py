@@ -77,7 +77,7 @@ class Limits:
         startup_seconds: predicted cost of a fresh process with a model in it.
     """
 
-    repeats: int = 5
+    repeats: int = 15
     full: bool = False
     startup_seconds: float = 6.0
 

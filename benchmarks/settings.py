@@ -30,7 +30,7 @@ class Settings:
 
     lengths: tuple[int, ...] = LENGTHS
     models: tuple[str, ...] = MODELS
-    repeats: int = 5
+    repeats: int = 15
     threads: int = field(default_factory=available_cores)
     dtype: str = "float32"
     seed: int = 0
