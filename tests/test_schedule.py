@@ -35,7 +35,7 @@ def test_plan_gives_up_attention_layers_first_and_native_ones_last():
 def test_short_documents_are_never_extrapolated():
     for model in MODELS:
         assert plans(0, rate=1e8)[model, 128].layers_measured == 12
-        assert plans(0)[model, 128].repeats == 5
+        assert plans(0)[model, 128].repeats >= 5
 
 
 def test_m2_always_gets_the_call_that_makes_its_filters():
