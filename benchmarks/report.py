@@ -165,6 +165,7 @@ def _notes(record: dict[str, Any]) -> list[str]:
             f"Native against reference at {len(errors)} measured lengths: relative error "
             f"<= {max(errors):.1e} (bound {record['error_bound']:g})."
         )
+    lines.append("All models: malloc keeps freed memory (MALLOC_MMAP_MAX_=0, no trimming).")
     lines += _disturbance(record)
     lines += record["notes"]
     lines += [f"{row['model']} at {row['length']:,}: {row['message']}" for row in record["failed"]]

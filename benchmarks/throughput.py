@@ -242,7 +242,8 @@ def _finite(value: Any) -> Any:
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
-    return {**asdict(settings), "output": str(settings.output)}
+    # The name alone: the file travels, the folder does not.
+    return {**asdict(settings), "output": settings.output.name}
 
 
 def _versions() -> dict[str, str | None]:
