@@ -63,8 +63,8 @@ def run_in_subprocess(
 def _environment(threads: int) -> dict[str, str]:
     """The parent's search path, so that an uninstalled checkout works; threads; and malloc.
 
-    glibc's malloc keeps what is freed. By default it returns large blocks to the system and has them
-    cleared again, which takes a fifth of every model's time here, and up to a third by chance.
+    glibc's malloc keeps what is freed. By default it returns large blocks to the system and has
+    them cleared again, which takes a fifth of every model's time here, and up to a third by chance.
     """
     paths = [str(REPOSITORY), *(path for path in sys.path if path)]
     count = str(threads)
