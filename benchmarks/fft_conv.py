@@ -1,4 +1,6 @@
-"""fft_conv against the same convolution by torch.fft: `python -m benchmarks.fft_conv`.
+"""fft_conv against the same convolution by torch.fft on the CPU: `python -m benchmarks.fft_conv`.
+
+On a GPU: `fft_conv_cuda.py`.
 
 Both are timed in turns in one process, with the same threads, inputs and filter, and with the
 filter's spectrum made beforehand (forward) or from the filter in each call (forward and backward).

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.harness import other_load, peak_memory, resident_bytes, threads
 from benchmarks.schedule import ATTENTION, NATIVE, REFERENCE
@@ -56,6 +57,7 @@ class Specification:
     dtype: str = "float32"
     seed: int = 0
     overrides: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
 
 
 def build_model(specification: Specification) -> torch.nn.Module:
@@ -65,31 +67,56 @@ def build_model(specification: Specification) -> torch.nn.Module:
     if specification.model == ATTENTION:
         from benchmarks.attention import build_attention_model
 
-        return build_attention_model(length, **specification.overrides)
+        model = build_attention_model(length, **specification.overrides)
+        return model.to(specification.device)
     from m2_bert.config import named_config
     from m2_bert.model import M2BertModel
 
     sizes = {"max_position_embeddings": length, **specification.overrides}
     model = M2BertModel(named_config("m2-bert-80m-32k", **sizes)).eval()
     model.set_backend(BACKENDS[specification.model])
-    return model
+    return model.to(specification.device)
+
+
+class _Clock:
+    """Marks of time where the work is done: on a GPU, events in its stream."""
+
+    def __init__(self, device: str) -> None:
+        self.gpu = device == "cuda"
+
+    def mark(self) -> Any:
+        if not self.gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, start: Any, end: Any) -> float:
+        if not self.gpu:
+            return end - start
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
 
 
 class _LayerProbe:
     """Times the first layer of each call, and keeps a sample of its output."""
 
-    def __init__(self, layer: torch.nn.Module) -> None:
-        self.seconds = 0.0
+    def __init__(self, layer: torch.nn.Module, clock: _Clock) -> None:
+        self.clock, self.start, self.end = clock, None, None
         self.output: torch.Tensor | None = None
         layer.register_forward_pre_hook(self._enter)
         layer.register_forward_hook(self._leave)
 
     def _enter(self, module: torch.nn.Module, inputs: Any) -> None:
-        self._start = time.perf_counter()
+        self.start = self.clock.mark()
 
     def _leave(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
-        self.seconds = time.perf_counter() - self._start
+        self.end = self.clock.mark()
         self.output = _sample(output[0] if isinstance(output, tuple) else output)
+
+    @property
+    def seconds(self) -> float:
+        return self.clock.seconds(self.start, self.end)
 
 
 def _sample(hidden: torch.Tensor) -> torch.Tensor:
@@ -114,8 +141,10 @@ def measure(specification: Specification, report: Report = lambda event: None) -
         unused = model.encoder.layer[measured:]
         model.encoder.layer = model.encoder.layer[:measured]
         report({"event": "built"})
+        on_gpu = specification.device == "cuda"
         with peak_memory(baseline) as memory, other_load() as others:
             result = _time_calls(model, specification, layers, report)
+        peak = torch.cuda.max_memory_allocated() if on_gpu else memory.growth_bytes
     parameters = sum(p.numel() for part in (model, unused) for p in part.parameters())
     return {
         **result,
@@ -124,7 +153,7 @@ def measure(specification: Specification, report: Report = lambda event: None) -
         "layers": layers,
         "layers_measured": measured,
         "parameters": parameters,
-        "peak_bytes": memory.growth_bytes,
+        "peak_bytes": peak,
         "other_load_cores": others.cores,
         # The filters that the other layers of M2-BERT would keep are not there.
         "peak_is_lower_bound": measured < layers and specification.model != ATTENTION,
@@ -134,14 +163,14 @@ def measure(specification: Specification, report: Report = lambda event: None) -
 def _time_calls(
     model: torch.nn.Module, specification: Specification, layers: int, report: Report
 ) -> dict[str, Any]:
-    ids = torch.tensor([specification.ids], dtype=torch.int64)
+    ids = torch.tensor([specification.ids], dtype=torch.int64, device=specification.device)
     kernel, first, runs = None, None, []
-    with _precision(specification.dtype):
+    with _precision(specification), _flash_attention(specification):
         if specification.model == ATTENTION:
             from benchmarks.attention import verify_fused_attention
 
             kernel = verify_fused_attention(model, ids[:, :SHORT_WARMUP])
-        probe = _LayerProbe(model.encoder.layer[0])
+        probe = _LayerProbe(model.encoder.layer[0], _Clock(specification.device))
         with torch.inference_mode():
             if specification.full_warmup:
                 first, _ = _time_call(model, ids, probe)
@@ -175,16 +204,24 @@ class _Run(NamedTuple):
 
 
 def _time_call(model: torch.nn.Module, ids: torch.Tensor, probe: _LayerProbe) -> tuple[_Run, Any]:
-    start = time.perf_counter()
+    start = probe.clock.mark()
     output = model(input_ids=ids)
-    return _Run(time.perf_counter() - start, probe.seconds), output
+    end = probe.clock.mark()
+    return _Run(probe.clock.seconds(start, end), probe.seconds), output
 
 
-def _precision(dtype: str) -> contextlib.AbstractContextManager[Any]:
+def _precision(specification: Specification) -> contextlib.AbstractContextManager[Any]:
     """float32, or mixed precision as both models are used in practice: weights stay float32."""
-    if dtype == "float32":
+    if specification.dtype == "float32":
         return contextlib.nullcontext()
-    return torch.autocast("cpu", dtype=getattr(torch, dtype))
+    return torch.autocast(specification.device, dtype=getattr(torch, specification.dtype))
+
+
+def _flash_attention(specification: Specification) -> contextlib.AbstractContextManager[Any]:
+    """On a GPU torch has several fused attentions: flash, which the comparison is with."""
+    if specification.device == "cpu" or specification.model != ATTENTION:
+        return contextlib.nullcontext()
+    return sdpa_kernel(SDPBackend.FLASH_ATTENTION)
 
 
 def check_native(specification: Specification) -> dict[str, Any]:
@@ -195,11 +232,11 @@ def check_native(specification: Specification) -> dict[str, Any]:
     """
     results = {}
     model = build_model(specification)
-    ids = torch.tensor([specification.ids], dtype=torch.int64)
+    ids = torch.tensor([specification.ids], dtype=torch.int64, device=specification.device)
     with threads(specification.threads), torch.inference_mode():
         for backend in ("native", "reference"):
             model.set_backend(backend)
-            with _precision(specification.dtype):
+            with _precision(specification):
                 results[backend] = _outputs(model(input_ids=ids))
         exact = _outputs(model.double()(input_ids=ids))
     errors = {

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.harness import REPOSITORY, available_cores
 from benchmarks.measurement import ERROR_BOUND
 from benchmarks.schedule import MODELS, Shape
@@ -26,6 +28,7 @@ class Settings:
         full: measure all layers everywhere and let it take its time.
         output: the JSON file; the plot gets the same name with ``.png``.
         overrides: configuration fields for all models, to make them small in tests.
+        device: "cpu" or "cuda", torch's current GPU, where every layer is always measured.
     """
 
     lengths: tuple[int, ...] = LENGTHS
@@ -38,6 +41,7 @@ class Settings:
     budget_seconds: float = BUDGET_SECONDS
     output: Path = REPOSITORY / "benchmarks" / "results" / "throughput.json"
     overrides: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if not self.lengths or min(self.lengths) < 3:
@@ -47,6 +51,8 @@ class Settings:
             raise ValueError(f"models: got {self.models}, expected some of {MODELS}")
         if self.dtype not in ERROR_BOUND:
             raise ValueError(f"dtype: got {self.dtype!r}, expected one of {tuple(ERROR_BOUND)}")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"device: got {self.device!r}, expected 'cpu' or 'cuda'")
         if self.repeats < 1 or self.threads < 1:
             raise ValueError("repeats and threads: expected at least 1 of each")
 
@@ -70,11 +76,23 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
     add("--models", type=_comma_list(str), default=default.models, help="some of the three")
     add("--repeats", type=int, default=default.repeats, help="measured calls at most")
     add("--threads", type=int, default=default.threads, help="the same for all models")
-    add("--dtype", choices=tuple(ERROR_BOUND), default=default.dtype, help="bfloat16: autocast")
+    add("--device", choices=("cpu", "cuda"), default=default.device, help="cuda: the current GPU")
+    add(
+        "--dtype",
+        choices=tuple(ERROR_BOUND),
+        default=None,
+        help="bfloat16: autocast, and what None means on a GPU (flash attention has no float32)",
+    )
     add("--seed", type=int, default=default.seed, help="of the random weights")
     add("--output", type=Path, default=default.output, help="JSON file; the plot goes beside it")
     add("--full", action="store_true", help="all layers everywhere; may take an hour")
+    seconds = default.budget_seconds
+    add("--budget", type=float, default=seconds, dest="budget_seconds", help="seconds, about")
     values = vars(parser.parse_args(arguments))
+    if values["dtype"] is None:
+        values["dtype"] = "bfloat16" if values["device"] == "cuda" else default.dtype
+    if values["device"] == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU")
     try:
         return Settings(**values)
     except ValueError as error:

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from benchmarks import report
 from benchmarks.corpus import read_document
+from benchmarks.gpu_timing import describe_gpu
 from benchmarks.harness import (
     Timing,
     describe_machine,
@@ -49,6 +50,8 @@ from benchmarks.settings import Settings, parse_arguments
 
 # Long enough for a wrong filter or transform to show, short enough for float64.
 CHECK_LENGTH = 1024
+# Operations per second of a GPU until it has shown its own: a scale for predictions alone.
+GPU_RATE = 5e13
 Runner = Callable[[str, Specification, Callable[[dict[str, Any]], None]], dict[str, Any]]
 
 
@@ -72,6 +75,7 @@ class Run:
             "interrupted": False,
             "failure": None,
             "machine": describe_machine(),
+            "gpu": describe_gpu(torch.device(settings.device)),
             "versions": _versions(),
             "settings": _plain(settings),
             "document": document.source,
@@ -92,6 +96,7 @@ class Run:
             dtype=settings.dtype,
             seed=settings.seed,
             overrides=settings.overrides,
+            device=settings.device,
         )
 
     def execute(self) -> None:
@@ -119,7 +124,8 @@ class Run:
 
     def _usable_models(self) -> list[str]:
         models = [model for model in MODELS if model in self.settings.models]
-        reason = native_unavailable() if NATIVE in models else None
+        unavailable = native_unavailable if self.settings.device == "cpu" else cuda_unavailable
+        reason = unavailable() if NATIVE in models else None
         if reason:
             models.remove(NATIVE)
             self.record["notes"].append(f"Native kernels not measured: {reason}.")
@@ -144,12 +150,18 @@ class Run:
         settings = self.settings
         lengths = sorted(set(settings.lengths))
         cells = [Cell(model, length) for length in lengths for model in models]
-        rates = dict.fromkeys(models, matrix_product_rate(settings.threads))
-        limits = Limits(repeats=settings.repeats, full=settings.full)
+        on_gpu = settings.device == "cuda"
+        rate = GPU_RATE if on_gpu else matrix_product_rate(settings.threads)
+        rates = dict.fromkeys(models, rate)
+        limits = Limits(repeats=settings.repeats, full=settings.full or on_gpu)
         self.display.total(len(cells))
         for index in range(len(cells)):
             left = settings.budget_seconds - (time.monotonic() - self.start)
             plans = plan_run(cells[index:], settings.shape, rates, limits, left)
+            if on_gpu and not settings.full and plans[0].seconds > left:
+                names = ", ".join(f"{cell.model} at {cell.length:,}" for cell in cells[index:])
+                self.record["notes"].append(f"Not measured for want of time: {names}.")
+                break
             row = self._measure_cell(plans[0], sum(plan.seconds for plan in plans))
             if row is not None:
                 cost = settings.shape.layers * operations(cells[index], settings.shape)
@@ -199,6 +211,11 @@ class Run:
                 f"native and reference results differ at {length:,} tokens: relative errors "
                 f"{errors}, bound {self.record['error_bound']:g}"
             )
+
+
+def cuda_unavailable() -> str | None:
+    """Why the native kernels cannot be used on the current GPU; None if they can."""
+    return importlib.import_module("monarch_kernels.backends").cuda_unsupported()
 
 
 def native_unavailable() -> str | None:

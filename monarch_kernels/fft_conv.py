@@ -30,10 +30,14 @@ def fft_conv(
     inputs), accurate to float32 rounding; the gradients of every tensor are deterministic, and the
     second derivatives exist too.
 
-    Memory of the native backend beside the result: the filter's spectrum (8 bytes per channel and
-    sample, none with a FilterSpectrum), per thread 13 bytes per sample of one row (29 in the
-    backward; rows of up to 256 samples are done 16 at a time), and once per process and size of
-    transform a table of 8 bytes per sample.
+    Memory of the native backend on the CPU, beside the result: the filter's spectrum (8 bytes per
+    channel and sample, none with a FilterSpectrum), per thread 13 bytes per sample of one row (29
+    in the backward; rows of up to 256 samples are done 16 at a time), and once per process and size
+    of transform a table of 8 bytes per sample.
+
+    On a GPU the kernels run on torch's current stream and wait for nothing, so that a CUDA graph
+    can capture forward and backward. Beside the spectrum, the backward and rows of more than 16,384
+    samples need scratch memory, which comes from torch's allocator.
 
     Args:
         u: `(B, H, L)`, 1 <= L <= 4,194,304; float32, bfloat16 or float16 (float64: reference).
@@ -118,8 +122,9 @@ def _check_spectrum(spectrum, u, k_rev, skip, circular, backend) -> None:
 
 
 # ---- The registered operators
-# Implemented in csrc/torch/fft_conv.cpp. Exactly one of k and spectrum is given; k, k_rev and skip
-# are contiguous float32. The backward returns an empty tensor for each gradient not wanted.
+# Implemented in csrc/torch/fft_conv.cpp and fft_conv_cuda.cpp. Exactly one of k and spectrum is
+# given; k, k_rev and skip are contiguous float32. The backward returns an empty tensor for each
+# gradient not wanted.
 
 _lib = torch.library.Library("monarch_kernels", "FRAGMENT")
 _tags = (torch.Tag.pt2_compliant_tag,)
@@ -152,8 +157,11 @@ def _check_one_device(*tensors):
 @torch.library.register_fake("monarch_kernels::filter_spectrum", lib=_lib)
 def _(k, k_rev, skip, length, circular):
     _check_one_device(k, k_rev, skip)
+    shape = int(k.shape[0]), int(length)
+    if k.device.type == "cuda":
+        return k.new_empty(_native.host.spectrum_floats(*shape, cuda=True))
     header = 16
-    return k.new_empty(header + _native.host.spectrum_floats(int(k.shape[0]), int(length)))
+    return k.new_empty(header + _native.host.spectrum_floats(*shape))
 
 
 @torch.library.register_fake("monarch_kernels::fft_conv_fwd", lib=_lib)

@@ -36,7 +36,26 @@ def _cuda_reason() -> str | None:
         return "built, but no operator of this release has a CUDA kernel"
     if not torch.cuda.is_available():
         return "torch finds no GPU"
-    return None
+    from monarch_kernels import backends
+
+    reasons = [backends.cuda_unsupported(index) for index in range(torch.cuda.device_count())]
+    return None if None in reasons else "; ".join(dict.fromkeys(reasons))
+
+
+def _gpus() -> list[dict[str, Any]]:
+    """Return the GPUs that torch shows, and for each why the kernels do not run on it."""
+    if not torch.cuda.is_available():
+        return []
+    from monarch_kernels import backends
+
+    return [
+        {
+            "name": torch.cuda.get_device_name(index),
+            "capability": ".".join(map(str, torch.cuda.get_device_capability(index))),
+            "reason": backends.cuda_unsupported(index),
+        }
+        for index in range(torch.cuda.device_count())
+    ]
 
 
 def _backend_reasons() -> dict[str, str | None]:
@@ -66,7 +85,14 @@ def _cuda() -> dict[str, Any]:
     if not _native.cuda_available:
         return {}
     runtime, driver, devices, archs = torch.ops.monarch_kernels.cuda_runtime()
-    return {"runtime": runtime, "driver": driver, "devices": devices, "architectures": archs}
+    return {
+        "runtime": runtime,
+        "driver": driver,
+        "devices": devices,
+        "architectures": archs,
+        "operators": _native.build.get("cuda_operators", "").split(),
+        "gpus": _gpus(),
+    }
 
 
 def collect() -> dict[str, Any]:
@@ -117,6 +143,9 @@ def render(facts: dict[str, Any]) -> str:
         versions = f"runtime {_cuda_version(cuda['runtime'])}"
         versions += f", driver {_cuda_version(cuda['driver'])}"
         rows.append(("cuda", f"{versions}, {cuda['devices']} devices"))
+        for index, gpu in enumerate(cuda["gpus"]):
+            verdict = gpu["reason"] or "supported"
+            rows.append((f"gpu {index}", f"{gpu['name']}, {gpu['capability']}: {verdict}"))
     lines = [f"{name:<16} {value}" for name, value in rows]
     lines += ["", "backends"]
     for name, state in facts["backends"].items():

@@ -2,6 +2,7 @@
 //
 // Our declarations beside the installed torch's own: a signature that differs is a compile error.
 // The operators below then take every type that stable_abi.h converts through the dispatcher.
+#define USE_CUDA  // for the declaration of aoti_torch_get_current_cuda_stream
 #include <torch/csrc/stable/c/shim.h>
 
 #include "../csrc/torch/stable_abi.h"

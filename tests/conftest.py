@@ -1,16 +1,65 @@
-"""Fixtures of the operator tests: backends and instruction sets, threads, poisoned allocations."""
+"""Fixtures of the operator tests: backends and instruction sets, threads, poisoned allocations.
+
+Where a GPU can run the kernels, every operator test runs on it too (`native-cuda`, marker gpu):
+the inputs go there and the results come back, so that one test serves both. What only a GPU has is
+in test_cuda.py.
+"""
 
 import ctypes
 import functools
+import math
 
 import pytest
 import torch
 
-from monarch_kernels import _native, fft_conv
+from monarch_kernels import FilterSpectrum, _native, backends, fft_conv
 
 # Each instruction set is a compilation of its own, with vectors of another width.
 _ISAS = _native.host.available_isas() if _native.available else ["unavailable"]
 NATIVE = [f"native-{isa}" for isa in _ISAS]
+NO_GPU = backends.cuda_unsupported()
+CUDA = [] if NO_GPU else [pytest.param("native-cuda", marks=pytest.mark.gpu)]
+
+
+class _Copy(torch.autograd.Function):
+    """A copy on another device that keeps strides and gaps, which `Tensor.to` closes."""
+
+    @staticmethod
+    def forward(ctx, t, device):
+        if t.is_neg():  # a property of the view, which the storage does not have
+            return t.to(device)
+        storage = torch.empty(0, dtype=t.dtype).set_(t.untyped_storage())
+        return storage.to(device).as_strided(t.shape, t.stride(), t.storage_offset())
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.cpu(), None
+
+
+def to_gpu(value, device="cuda"):
+    """A CPU tensor's differentiable copy on the GPU, strides included; else the value itself."""
+    return _Copy.apply(value, device) if isinstance(value, torch.Tensor) else value
+
+
+def poison_gpu():
+    """What torch's allocator hands out next is full of NaN: results and scratch memory alike."""
+    held = [torch.full((1 << 26,), math.nan, device="cuda")]  # blocks above 1 MiB
+    held += [torch.full((1 << 17,), math.nan, device="cuda") for _ in range(64)]  # and below
+    del held
+
+
+def fft_conv_on_gpu(u, k, *, backend, **options):
+    """`fft_conv` of CPU tensors, computed on the GPU."""
+    if isinstance(k, FilterSpectrum):
+        pytest.skip("the spectrum was made on the CPU: test_cuda.py has spectra of the GPU")
+    if torch.is_autocast_enabled("cpu"):
+        pytest.skip("autocast of the CPU: test_cuda.py has that of the GPU")
+    if any(isinstance(t, torch.Tensor) and t.is_meta for t in (u, k, *options.values())):
+        return fft_conv(u, k, backend=backend, **options)  # there is nothing to move
+    poison_gpu()
+    options = {name: to_gpu(value) for name, value in options.items()}
+    y = fft_conv(to_gpu(u), to_gpu(k), backend=backend, **options)
+    return y.cpu()
 
 
 def _use(name):
@@ -18,9 +67,20 @@ def _use(name):
     backend, _, isa = name.partition("-")
     if isa == "unavailable":
         pytest.skip(f"backend 'native' is not available: {_native.reason}")
+    if isa == "cuda":
+        return functools.partial(fft_conv_on_gpu, backend=backend)
     if isa:
         _native.host.set_isa(isa)
     return functools.partial(fft_conv, backend=backend)
+
+
+@pytest.fixture
+def gpu():
+    """The GPU; skips where there is none that the kernels run on."""
+    if NO_GPU:
+        pytest.skip(f"needs a GPU: {NO_GPU}")
+    yield torch.device("cuda", torch.cuda.current_device())
+    torch.cuda.synchronize()  # an error of a kernel belongs to the test that ran it
 
 
 @pytest.fixture
@@ -31,15 +91,15 @@ def restore_isa():
         _native.host.set_isa(before)
 
 
-@pytest.fixture(params=[*NATIVE, "reference"])
+@pytest.fixture(params=[*NATIVE, *CUDA, "reference"])
 def implementation(request, restore_isa):
-    """`fft_conv` with a backend; for native, with each instruction set."""
+    """`fft_conv` with a backend; for native, with each instruction set and on the GPU."""
     return _use(request.param)
 
 
-@pytest.fixture(params=NATIVE)
+@pytest.fixture(params=[*NATIVE, *CUDA])
 def native(request, restore_isa):
-    """`fft_conv` with the native backend and each instruction set."""
+    """`fft_conv` with the native backend, with each instruction set and on the GPU."""
     return _use(request.param)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import monarch_kernels
 from monarch_kernels import _native, backends, fft_conv, filter_spectrum
@@ -76,6 +77,95 @@ def test_triton_says_why_not():
 def test_native_dtypes(native_best, dtype):
     reason = backends.unsupported("native", torch.zeros(1, 1, 4, dtype=dtype))
     assert str(dtype) in reason
+
+
+# ---- CUDA ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("capability", "archs", "expected"),
+    [
+        ((9, 0), "90-real", None),
+        ((8, 6), "80-real", None),  # of its own generation, and not newer
+        ((8, 0), "86-real 90-real", "none of the GPUs it was built for (86-real 90-real)"),
+        ((12, 0), "80-real 90-virtual", None),
+        ((8, 0), "90-real 90-virtual", "none of the GPUs it was built for"),
+        ((9, 0), "90a-real", None),
+        ((7, 5), "75-real 75-virtual", "older than 8.0"),
+        ((9, 0), "", "none of the GPUs it was built for"),
+    ],
+)
+def test_which_gpus_the_kernels_run_on(capability, archs, expected):
+    reason = backends._gpu_unsupported("Test GPU", capability, archs)
+    if expected is None:
+        assert reason is None
+    else:
+        assert expected in reason
+        assert reason.startswith(f"Test GPU (compute capability {capability[0]}.{capability[1]})")
+        assert "\n" not in reason
+
+
+@pytest.fixture
+def fake_cuda():
+    with FakeTensorMode():
+        yield torch.empty(2, 3, 8, device="cuda")
+
+
+def test_without_cuda_kernels_a_gpu_has_the_reference(fake_cuda, monkeypatch):
+    monkeypatch.setattr(_native, "available", True)
+    monkeypatch.setattr(_native, "cuda_available", False)
+    monkeypatch.setattr(_native, "cuda_reason", REASON)
+    assert backends.select(None, fake_cuda) == "reference"
+    with pytest.raises(RuntimeError, match=f"no CUDA kernels here .{REASON}.: use backend="):
+        backends.select("native", fake_cuda)
+
+
+def test_a_build_without_the_operator_says_so(fake_cuda, monkeypatch):
+    monkeypatch.setattr(_native, "available", True)
+    monkeypatch.setattr(_native, "cuda_available", True)
+    monkeypatch.setattr(_native, "build", {"cuda_operators": "another"})
+    assert "built without CUDA kernels of fft_conv" in backends.unsupported("native", fake_cuda)
+
+
+def test_a_gpu_that_can(fake_cuda, monkeypatch):
+    """What is found is kept: asking the driver costs as much as a small convolution."""
+    asked = []
+    monkeypatch.setattr(_native, "available", True)
+    monkeypatch.setattr(_native, "cuda_available", True)
+    record = {"cuda_operators": "fft_conv", "cuda_archs": "90-real"}
+    monkeypatch.setattr(_native, "build", record)
+    monkeypatch.setattr(backends, "_gpu_reasons", {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: asked.append(index) or "GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    for _ in range(3):
+        assert backends.select(None, fake_cuda) == "native"
+    assert asked == [0]
+    assert backends.select(None, fake_cuda.double()) == "reference"
+    monkeypatch.setattr(backends, "_gpu_reasons", {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert backends.unsupported("native", fake_cuda) == "torch finds no GPU"
+
+
+def test_the_compiler_takes_the_answer_as_a_constant(monkeypatch):
+    """Asking for a GPU's properties would break its graph."""
+    assert torch.compiler.assume_constant_result(lambda: None).__dict__.keys() <= (
+        backends.cuda_unsupported.__dict__.keys()
+    )
+    monkeypatch.setattr(_native, "cuda_available", True)
+
+    def function(x):
+        return x + 1 if backends.cuda_unsupported(0) else x
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    compiled = torch.compile(function, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(torch.zeros(3)), torch.ones(3))
+
+
+def test_import_leaves_the_compiler_alone():
+    code = "import sys, monarch_kernels; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 # ---- Without binaries ----------------------------------------------------------------------------

@@ -28,7 +28,7 @@ SYSTEM_LIBRARIES = {
 EXPECTED_LIBRARIES = {
     "libmonarch_core.so": set(),
     "_C.so": {"libmonarch_core.so", "libtorch_cpu.so"},
-    "_C_cuda.so": {"libtorch_cpu.so"},
+    "_C_cuda.so": {"libtorch_cpu.so", "libtorch_cuda.so"},
     "_host": {"libmonarch_core.so"},
 }
 
@@ -59,9 +59,10 @@ def undefined_symbols(path: Path) -> set[str]:
     return {line.split()[-1].split("@")[0] for line in lines}
 
 
-def declared_functions() -> set[str]:
+def declared_functions(library: str = "CPU|CUDA") -> set[str]:
     text = HEADER.read_text()
-    return set(re.findall(r"^MONARCH_TORCH_CPU \w+ (\w+)\(", text, flags=re.MULTILINE))
+    declaration = rf"^MONARCH_TORCH_(?:{library}) \w+ (\w+)\("
+    return set(re.findall(declaration, text, flags=re.MULTILINE))
 
 
 # ---- The binaries --------------------------------------------------------------------------------
@@ -85,7 +86,13 @@ def test_uses_only_declared_torch_functions(name):
     symbols = undefined_symbols(binary(name))
     from_torch = {symbol for symbol in symbols if re.match(r"(aoti_)?torch_", symbol)}
     assert from_torch  # an operator library that calls nothing registers nothing
-    assert from_torch <= declared_functions()
+    assert from_torch <= declared_functions("CPU|CUDA" if "cuda" in name else "CPU")
+
+
+def test_needs_one_function_of_cuda_torch():
+    """Each more is one that an older torch may lack."""
+    needed = undefined_symbols(binary("_C_cuda.so")) & declared_functions("CUDA")
+    assert needed == {"aoti_torch_get_current_cuda_stream"}
 
 
 @pytest.mark.parametrize("name", ["libmonarch_core.so", "_C.so", "_C_cuda.so"])
@@ -132,15 +139,35 @@ def test_transform_size():
             _native.host.transform_size(length)
 
 
-def test_cuda_library_answers_without_a_gpu():
+@pytest.fixture
+def libtorch_cuda(tmp_path):
+    """A file that stands in for libtorch_cuda.so where this torch has none; else None."""
+    if torch.version.cuda is not None:
+        return None
+    if COMPILER is None:
+        pytest.skip("this torch has no CUDA, and there is no compiler to make a stand-in")
+    source, library = tmp_path / "stub.c", tmp_path / "libtorch_cuda.so"
+    source.write_text(
+        "".join(f"int {name}() {{ return 1; }}\n" for name in declared_functions("CUDA"))
+    )
+    soname = "-Wl,-soname,libtorch_cuda.so"
+    run(COMPILER, "-shared", "-fPIC", "-x", "c", source, soname, "-o", library)
+    return library
+
+
+def test_cuda_library_answers_without_a_gpu(libtorch_cuda):
     """In a process of its own: this one keeps to what `_native` decided to load."""
     code = f"""
-import torch
+import ctypes, torch
+{f"ctypes.CDLL({str(libtorch_cuda)!r})" if libtorch_cuda else ""}
 torch.ops.load_library({str(binary("_C_cuda.so"))!r})
 library = torch.library.Library("monarch_kernels", "FRAGMENT")
 library.define({_native.CUDA_RUNTIME_SCHEMA!r})
 runtime, driver, devices, archs = torch.ops.monarch_kernels.cuda_runtime()
 assert runtime >= 12040 and driver >= 0 and devices >= 0, (runtime, driver, devices)
+for op in {_native.build.get("cuda_operators", "").split()}:
+    for name in ("filter_spectrum", "fft_conv_fwd", "fft_conv_bwd") if op == "fft_conv" else ():
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"monarch_kernels::{{name}}", "CUDA")
 print(archs)
 """
     code = "import sys; sys.path = [p for p in sys.path if p]\n" + code

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import monarch_kernels
-from monarch_kernels import _native, info
+from monarch_kernels import _native, backends, info
 
 BACKENDS = ("native", "triton", "reference", "cuda")
 
@@ -99,3 +99,30 @@ def test_cuda_reasons(monkeypatch):
     monkeypatch.setattr(_native, "build", {"cuda_operators": "fft_conv"})
     monkeypatch.setattr(info.torch.cuda, "is_available", lambda: False)
     assert info._cuda_reason() == "torch finds no GPU"
+
+
+def test_gpus_are_listed():
+    facts = info.collect()
+    facts["cuda"] = {
+        **{"runtime": 13000, "driver": 13000, "devices": 2, "architectures": "90-real"},
+        "operators": ["fft_conv"],
+        "gpus": [
+            {"name": "First GPU", "capability": "9.0", "reason": None},
+            {"name": "Second GPU", "capability": "7.0", "reason": "older than 8.0"},
+        ],
+    }
+    text = info.render(facts)
+    assert "First GPU, 9.0: supported" in text
+    assert "Second GPU, 7.0: older than 8.0" in text
+
+
+def test_cuda_reason_names_what_the_gpus_lack(monkeypatch):
+    monkeypatch.setattr(_native, "cuda_available", True)
+    monkeypatch.setattr(_native, "build", {"cuda_operators": "fft_conv"})
+    monkeypatch.setattr(info.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(info.torch.cuda, "device_count", lambda: 2)
+    reasons = {0: "too old", 1: "too old"}
+    monkeypatch.setattr(backends, "cuda_unsupported", reasons.get)
+    assert info._cuda_reason() == "too old"
+    reasons[1] = None
+    assert info._cuda_reason() is None

@@ -1,9 +1,5 @@
-// Which transform sizes exist and how each factors. The one owner of this fact: Python asks
-// `_host.transform_size`, the CPU and CUDA kernels include this file.
-//
-// A size is {1, 3, 5} * 2^a, at least 32. A row of `columns` vectors is 16 * (product of the
-// radices): the radices are the passes over the row, the 16 is what a leaf transforms. Odd radices
-// come first, so that all strides below the first pass are powers of two.
+// Which transform sizes exist and how each factors. The one owner of these facts: the CPU and CUDA
+// kernels include this file, Python asks `_host`.
 #pragma once
 #include <cstdint>
 #include <initializer_list>
@@ -11,6 +7,12 @@
 namespace monarch {
 
 constexpr int64_t kMaxLength = int64_t{1} << 22;
+
+// ---- CPU
+// A size is {1, 3, 5} * 2^a, at least 32. A row of `columns` vectors is 16 * (product of the
+// radices): the radices are the passes over the row, the 16 is what a leaf transforms. Odd radices
+// come first, so that all strides below the first pass are powers of two.
+
 constexpr int kLeafColumns = 16;
 constexpr int kMaxPasses = 16;
 
@@ -55,6 +57,75 @@ constexpr Radices factor(int64_t columns) {
   for (; bits > 1; bits -= 2) out.radix[out.count++] = 4;
   if (bits == 1) out.radix[out.count++] = 2;
   return out;
+}
+
+// ---- CUDA
+// Plans are template arguments. A block transforms a whole row in shared memory up to 16384 points;
+// above that, an outer plan over strided columns leaves rows of an inner plan.
+
+template <int... kRadices>
+struct Plan {
+  static constexpr int kStages = sizeof...(kRadices);
+  static constexpr int kSize = (kRadices * ...);
+
+  static constexpr int radix(int stage) {
+    const int radices[] = {kRadices...};
+    return radices[stage];
+  }
+  // The product of the radices before, and of those after, a stage.
+  static constexpr int above(int stage) {
+    int product = 1;
+    for (int i = 0; i < stage; ++i) product *= radix(i);
+    return product;
+  }
+  static constexpr int below(int stage) { return kSize / (above(stage) * radix(stage)); }
+};
+
+template <class... Entries>
+struct PlanList {};
+
+// A plan and the threads that share one row. Few stages, and of three the last two of radix 16,
+// for which shared memory has no bank conflicts.
+template <class PlanOfRow, int threads>
+struct BlockPlan {
+  using Row = PlanOfRow;
+  static constexpr int kThreads = threads;
+};
+
+using BlockPlans =
+    PlanList<BlockPlan<Plan<8, 4>, 4>, BlockPlan<Plan<8, 8>, 8>, BlockPlan<Plan<12, 8>, 8>,
+             BlockPlan<Plan<16, 8>, 8>, BlockPlan<Plan<12, 16>, 16>, BlockPlan<Plan<16, 16>, 16>,
+             BlockPlan<Plan<24, 16>, 16>, BlockPlan<Plan<32, 16>, 16>, BlockPlan<Plan<24, 32>, 32>,
+             BlockPlan<Plan<32, 32>, 32>, BlockPlan<Plan<6, 16, 16>, 96>,
+             BlockPlan<Plan<8, 16, 16>, 128>, BlockPlan<Plan<12, 16, 16>, 192>,
+             BlockPlan<Plan<16, 16, 16>, 256>, BlockPlan<Plan<24, 16, 16>, 384>,
+             BlockPlan<Plan<16, 32, 16>, 256>, BlockPlan<Plan<32, 24, 16>, 512>,
+             BlockPlan<Plan<32, 32, 16>, 512>>;
+
+// Rows longer than a block can hold: size = outer * inner.
+using OuterPlans = PlanList<Plan<2>, Plan<4>, Plan<8>, Plan<16>, Plan<32>, Plan<8, 8>, Plan<16, 8>,
+                            Plan<16, 16>, Plan<32, 16>>;
+using InnerPlans = PlanList<BlockPlan<Plan<24, 16, 16>, 384>, BlockPlan<Plan<16, 32, 16>, 256>>;
+
+template <class Visit, class... Entries>
+constexpr void for_each(PlanList<Entries...>, Visit visit) {
+  (visit(Entries{}), ...);
+}
+
+// The smallest CUDA transform size >= length; 0 when length is out of range.
+constexpr int64_t cuda_transform_size(int64_t length) {
+  if (length < 1 || length > kMaxLength) return 0;
+  int64_t best = 2 * kMaxLength;
+  const auto offer = [&](int64_t size) {
+    if (size >= length && size < best) best = size;
+  };
+  for_each(BlockPlans{}, [&](auto block) { offer(decltype(block)::Row::kSize); });
+  for_each(InnerPlans{}, [&](auto inner) {
+    for_each(OuterPlans{}, [&](auto outer) {
+      offer(int64_t{decltype(inner)::Row::kSize} * decltype(outer)::kSize);
+    });
+  });
+  return best;
 }
 
 }  // namespace monarch

@@ -12,6 +12,7 @@
 
 #include "core/fft_conv.h"
 #include "core/plan.h"
+#include "core/twiddle.h"
 #include "cpu/dispatch.h"
 
 namespace py = pybind11;
@@ -64,10 +65,12 @@ PYBIND11_MODULE(_host, module) {
              "Raises ValueError for a length that is out of range.");
   module.def(
       "spectrum_floats",
-      [](int64_t channels, int64_t length) {
+      [](int64_t channels, int64_t length, bool cuda) {
         transform_size(length);  // throws for a bad length
-        return monarch::cpu::spectrum_floats(channels, length);
+        return cuda ? monarch::cuda_spectrum_floats(channels, length)
+                    : monarch::cpu::spectrum_floats(channels, length);
       },
-      py::arg("channels"), py::arg("length"),
-      "Return the size of the spectrum of a (channels, length) filter with the kernels in use.");
+      py::arg("channels"), py::arg("length"), py::arg("cuda") = false,
+      "Return the size of the spectrum of a (channels, length) filter: that of the CPU kernels in\n"
+      "use, or that of the CUDA kernels.");
 }

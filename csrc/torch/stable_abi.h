@@ -4,7 +4,8 @@
 // torch in use, building needs no torch and one binary loads into every torch >= 2.10.
 // tests/abi_headers.cpp compiles this file beside torch's own headers: a signature that differs
 // is a compile error there. CMakeLists.txt reads the names to make the library that stands in for
-// libtorch at link time, so each declaration starts on its own line with MONARCH_TORCH_CPU.
+// libtorch at link time, so each declaration starts on its own line with MONARCH_TORCH_CPU, or
+// MONARCH_TORCH_CUDA if libtorch_cuda has the function: only _C_cuda.so may call that.
 #pragma once
 
 #include <atomic>
@@ -24,6 +25,7 @@
 // ---- torch/csrc/inductor/aoti_torch/c/shim.h and torch/csrc/stable/c/shim.h --------------------
 
 #define MONARCH_TORCH_CPU extern "C" __attribute__((visibility("default")))
+#define MONARCH_TORCH_CUDA extern "C" __attribute__((visibility("default")))
 
 struct AtenTensorOpaque;
 using AtenTensorHandle = AtenTensorOpaque*;
@@ -31,6 +33,8 @@ struct TorchLibraryOpaque;
 using TorchLibraryHandle = TorchLibraryOpaque*;
 struct StringOpaque;
 using StringHandle = StringOpaque*;
+struct DeviceGuardOpaque;
+using DeviceGuardHandle = DeviceGuardOpaque*;
 using AOTITorchError = int32_t;
 using StableIValue = uint64_t;
 typedef void (*ParallelFunc)(int64_t begin, int64_t end, void* ctx);
@@ -65,6 +69,7 @@ MONARCH_TORCH_CPU int32_t aoti_torch_dtype_bfloat16();
 MONARCH_TORCH_CPU int32_t aoti_torch_dtype_float16();
 MONARCH_TORCH_CPU int32_t aoti_torch_dtype_float64();
 MONARCH_TORCH_CPU int32_t aoti_torch_device_type_cpu();
+MONARCH_TORCH_CPU int32_t aoti_torch_device_type_cuda();
 MONARCH_TORCH_CPU int32_t aoti_torch_memory_format_contiguous_format();
 // Strings.
 MONARCH_TORCH_CPU AOTITorchError torch_new_string_handle(const char* data, size_t length,
@@ -73,6 +78,12 @@ MONARCH_TORCH_CPU AOTITorchError torch_new_string_handle(const char* data, size_
 MONARCH_TORCH_CPU AOTITorchError torch_parallel_for(int64_t begin, int64_t end, int64_t grain,
                                                     ParallelFunc body, void* context);
 MONARCH_TORCH_CPU AOTITorchError torch_get_num_threads(uint32_t*);
+// Devices and streams.
+MONARCH_TORCH_CPU AOTITorchError aoti_torch_create_device_guard(int32_t device_index,
+                                                                DeviceGuardHandle* result);
+MONARCH_TORCH_CPU AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle guard);
+MONARCH_TORCH_CUDA AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
+                                                                     void** result);
 
 namespace monarch::abi {
 
@@ -160,6 +171,7 @@ class Tensor {
   int32_t device_type() const { return read<int32_t>(aoti_torch_get_device_type); }
   int32_t device_index() const { return read<int32_t>(aoti_torch_get_device_index); }
   bool is_cpu() const { return device_type() == aoti_torch_device_type_cpu(); }
+  bool is_cuda() const { return device_type() == aoti_torch_device_type_cuda(); }
   bool is_contiguous() const { return read<bool>(aoti_torch_is_contiguous); }
 
   // The caller vouches for the element type: check dtype() first.
@@ -237,10 +249,15 @@ class Tensor {
       step *= sizes[i] > 0 ? sizes[i] : 1;
     }
     AtenTensorHandle result;
-    MONARCH_TORCH_CALL(aoti_torch_empty_strided(static_cast<int64_t>(dims), sizes, strides.data(),
-                                                dtype, device_type(), device_index(), &result));
+    const AOTITorchError error =
+        aoti_torch_empty_strided(static_cast<int64_t>(dims), sizes, strides.data(), dtype,
+                                 device_type(), device_index(), &result);
+    MONARCH_CHECK(error == 0, "out of memory, most likely: torch cannot allocate ", step,
+                  " elements on ", is_cpu() ? "the CPU" : "device ", is_cpu() ? "" : index_text());
     return Tensor(result);
   }
+
+  std::string index_text() const { return std::to_string(device_index()); }
 
   AtenTensorHandle handle_ = nullptr;
 };
@@ -396,6 +413,30 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, const Body& body) {
   };
   MONARCH_TORCH_CALL(torch_parallel_for(begin, end, grain, run, &context));
   if (context.error) std::rethrow_exception(context.error);
+}
+
+// ---- CUDA --------------------------------------------------------------------------------------
+
+// The accelerator `index` is current while this lives; then the one before is again. torch's own
+// guard: unlike cudaSetDevice, it makes no context on a device that has none.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int32_t index) {
+    MONARCH_TORCH_CALL(aoti_torch_create_device_guard(index, &handle_));
+  }
+  ~DeviceGuard() { aoti_torch_delete_device_guard(handle_); }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  DeviceGuardHandle handle_ = nullptr;
+};
+
+// torch's current stream on a GPU, a cudaStream_t.
+inline void* current_cuda_stream(int32_t device_index) {
+  void* stream = nullptr;
+  MONARCH_TORCH_CALL(aoti_torch_get_current_cuda_stream(device_index, &stream));
+  return stream;
 }
 
 }  // namespace monarch::abi

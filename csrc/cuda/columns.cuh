@@ -1,0 +1,109 @@
+// Rows longer than a block: an outer transform over columns leaves rows of an inner plan, and back.
+#pragma once
+#include "cuda/memory.cuh"
+#include "cuda/transform.cuh"
+
+namespace monarch::cuda {
+
+template <class P>
+struct ColumnShape {
+  static constexpr bool kOneStage = P::kStages == 1;
+  // Enough columns for whole sectors, few enough for the shared memory of every GPU.
+  static constexpr int kColumns = kOneStage ? 128 : P::kSize > 256 ? 16 : 32;
+  static constexpr int kThreads = kOneStage ? 128 : 256;
+  // A radix of 32 needs more than 128 registers; its many loads hide latency by themselves.
+  static constexpr int kBlocks = 65536 / ((P::radix(0) == 32 ? 255 : 128) * kThreads);
+  using Transform = RowTransform<P, kThreads, kColumns>;
+  static constexpr int kSharedBytes =
+      kOneStage ? 0 : Transform::Shape::kPoints * static_cast<int>(sizeof(float2));
+};
+
+// What outer and inner transforms share. Row r is channel `channel + r / rows`, row
+// `row + r % rows` of the operator's arrays and number r of the scratch rows.
+struct LongRows {
+  int64_t channel, row, rows;
+  int64_t columns, size;  // of an inner row; of the whole
+  float2* data;           // scratch: (row, block, column)
+  const float4* table;
+  const float2* phases;  // fine, then coarse
+};
+
+// e^(2 pi i m / 4S) for m = multiplier * v. A residue of the outer transform is one modulo
+// x^columns - e^(2 pi i theta), theta = (1/4 + frequency) / blocks; coefficient v times
+// e^(2 pi i (theta - 1/4) v / columns) makes it one modulo x^columns - i. Back, the twist of the
+// inner rows is undone too, so theta - 1/4 becomes theta.
+MONARCH_DEVICE float2 outer_twiddle(const LongRows& p, int multiplier, int64_t v) {
+  int64_t m = multiplier * v;
+  if (m < 0) m += 4 * p.size;
+  const float2 fine = p.phases[m % kFinePhases], coarse = p.phases[kFinePhases + m / kFinePhases];
+  return make_float2(device::fma(coarse.x, fine.x, device::fma(-coarse.y, fine.y, coarse.x)),
+                     device::fma(coarse.x, fine.y, device::fma(coarse.y, fine.x, coarse.y)));
+}
+
+// scratch = outer transform of the input's columns, twiddled. Grid: tiles of columns * rows.
+template <class P, class Input>
+__global__ void __launch_bounds__(ColumnShape<P>::kThreads, ColumnShape<P>::kBlocks)
+    outer_forward_kernel(Input input, LongRows p) {
+  using Shape = ColumnShape<P>;
+  MONARCH_DYNAMIC_SHARED(shared);
+  const int64_t tiles = p.columns / Shape::kColumns, r = blockIdx.x / tiles;
+  const int64_t column = blockIdx.x % tiles * Shape::kColumns;
+  const auto in = input.at(p.channel + r / p.rows, p.row + r % p.rows);
+  float2* out = p.data + r * p.size + column;
+  const typename Shape::Transform transform{reinterpret_cast<float2*>(shared), p.table,
+                                            static_cast<int>(threadIdx.x)};
+  transform.template forward<typename Input::Value>(
+      [&](auto butterfly, auto& points) {
+        // Point j of the butterfly is n = j * stride + low in units of whole inner rows.
+        const int digit = butterfly.low / Shape::kColumns, c = butterfly.low % Shape::kColumns;
+        in.load(static_cast<int>(digit * p.columns + column) + c,
+                static_cast<int>(P::below(0) * p.columns), points);
+      },
+      [&](auto butterfly, auto& x) {
+        constexpr int kLast = P::kStages - 1, kRadix = P::radix(kLast);
+        constexpr Residues<kRadix> kResidues;
+        const int c = butterfly.low, above = P::above(kLast);
+        const int frequency =
+            static_cast<int>(PlanShape::of<P>().frequency(kLast, butterfly.block));
+#pragma unroll
+        for (int slot = 0; slot < kRadix; ++slot) {
+          const int s = kResidues.of[slot];
+          const float2 w = outer_twiddle(p, 1 + 4 * (frequency + above * s) - P::kSize, column + c);
+          out[(butterfly.block * kRadix + s) * p.columns + c] = multiply(x[slot], w);
+        }
+      });
+}
+
+// The way back. Grid: tiles of columns * rows.
+template <class P, class Output>
+__global__ void __launch_bounds__(ColumnShape<P>::kThreads, ColumnShape<P>::kBlocks)
+    outer_inverse_kernel(Output output, LongRows p) {
+  using Shape = ColumnShape<P>;
+  constexpr int kLast = P::kStages - 1, kRadix = P::radix(kLast);
+  MONARCH_DYNAMIC_SHARED(shared);
+  const int64_t tiles = p.columns / Shape::kColumns, r = blockIdx.x / tiles;
+  const int64_t column = blockIdx.x % tiles * Shape::kColumns;
+  const auto out = output.at(p.channel + r / p.rows, p.row + r % p.rows);
+  const float2* in = p.data + r * p.size + column;
+  const typename Shape::Transform transform{reinterpret_cast<float2*>(shared), p.table,
+                                            static_cast<int>(threadIdx.x)};
+  const auto write = [&](auto butterfly, auto& x, const auto& untwist) {
+    const int digit = butterfly.low / Shape::kColumns, c = butterfly.low % Shape::kColumns;
+    out.store(static_cast<int>(digit * p.columns + column) + c,
+              static_cast<int>(P::below(0) * p.columns), x, untwist);
+  };
+  transform.template each<kLast>([&](auto butterfly) {
+    const int c = butterfly.low, above = P::above(kLast);
+    const int frequency = static_cast<int>(PlanShape::of<P>().frequency(kLast, butterfly.block));
+    float2 value[kRadix];
+#pragma unroll
+    for (int s = 0; s < kRadix; ++s) {
+      const float2 w = outer_twiddle(p, 1 + 4 * (frequency + above * s), column + c);
+      value[s] = multiply_conjugate(in[(butterfly.block * kRadix + s) * p.columns + c], w);
+    }
+    transform.begin_inverse(butterfly, value, write);
+  });
+  transform.end_inverse(write);
+}
+
+}  // namespace monarch::cuda

@@ -1,0 +1,106 @@
+// Launchers of fft_conv: spectra and forward.
+#include "cuda/fft_conv.h"
+#include "cuda/fft_conv_launch.cuh"
+#include "cuda/twiddle.cuh"
+
+namespace monarch::cuda {
+
+// ---- Spectra
+
+int64_t spectrum_floats(int64_t channels, int64_t length) {
+  return cuda_spectrum_floats(channels, length);
+}
+
+int64_t filter_spectrum_scratch(const FilterSpectrumParams& p, const DeviceLimits& device) {
+  const TransformShape choice = choose(p.length, device);
+  if (!choice.is_long()) return 0;
+  return group_for(p.channels, 1, choice, 1, device).channels * choice.size *
+         static_cast<int64_t>(sizeof(float2));
+}
+
+void filter_spectrum(const FilterSpectrumParams& p, void* scratch, const Launch& launch) {
+  const TransformShape choice = choose(p.length, launch.device);
+  const Spectrum spectrum(p.spectrum, choice);
+  const CallShape shape{1, p.channels, p.length};
+  start("twiddle_kernel", shape, launch, twiddle_kernel, quotient(choice.pairs(), 256), 256, 0,
+        TableParams{choice, spectrum.table});
+  const FilterInput filter{p.k,      p.k_rev,     p.skip,    p.taps, p.reverse_taps,
+                           p.length, choice.size, p.circular};
+  const float scale = scale_of(choice);
+  const auto transform = [&](auto block, const auto& input, int64_t units, float4* values) {
+    using S = BlockShape<decltype(block)>;
+    using Input = std::decay_t<decltype(input)>;
+    start("filter_spectrum_kernel", shape, launch, filter_spectrum_kernel<decltype(block), Input>,
+          quotient(units, S::kTeams), S::kThreads, S::kSharedBytes, input, units,
+          spectrum.inner_table(choice), values, scale);
+  };
+  if (!choice.is_long()) {
+    with_block(BlockPlans{}, choice.columns(),
+               [&](auto block) { transform(block, filter, p.channels, spectrum.values); });
+    return;
+  }
+  auto* data = static_cast<float2*>(scratch);
+  const Group group = group_for(p.channels, 1, choice, 1, launch.device);
+  each_group(p.channels, 1, group, [&](int64_t channel, int64_t channels, int64_t, int64_t) {
+    const LongRows rows = long_rows(choice, spectrum, data, channel, 0, 1);
+    outer_forward(choice, filter, rows, channels, shape, launch);
+    with_block(InnerPlans{}, choice.columns(), [&](auto block) {
+      transform(block, complex_rows(choice, data, 1), channels * choice.rows(),
+                spectrum.values + channel * (choice.size / 2));
+    });
+  });
+}
+
+// ---- Forward
+
+int64_t fft_conv_fwd_scratch(const FftConvParams& p, const DeviceLimits& device) {
+  const TransformShape choice = choose(p.length, device);
+  if (!choice.is_long()) return 0;
+  const Group group = group_for(p.channels, p.batch, choice, 1, device);
+  return group.channels * group.rows * choice.size * static_cast<int64_t>(sizeof(float2));
+}
+
+namespace {
+
+template <class Plans, class Input, class Output>
+void convolve(Plans plans, const TransformShape& choice, const Input& input, const Output& output,
+              int64_t units, int64_t rows, const Spectrum& spectrum, const float4* values,
+              const CallShape& shape, const Launch& launch) {
+  with_block(plans, choice.columns(), [&](auto block) {
+    using S = BlockShape<decltype(block)>;
+    const Work work{units, rows, slices_for<decltype(block)>(units, rows, launch.device)};
+    start("fft_conv_kernel", shape, launch, fft_conv_kernel<decltype(block), Input, Output>,
+          rows == 0 ? 0 : units * work.slices, S::kThreads, S::kSharedBytes, input, output, work,
+          spectrum.inner_table(choice), values);
+  });
+}
+
+}  // namespace
+
+void fft_conv_fwd(const FftConvParams& p, void* scratch, const Launch& launch) {
+  const TransformShape choice = choose(p.length, launch.device);
+  const Spectrum spectrum(p.spectrum, choice);
+  const CallShape shape{p.batch, p.channels, p.length};
+  with_scalar(p.scalar, [&](auto scalar) {
+    using T = decltype(scalar);
+    const RealInput<T> input{p.u, p.pregate, p.length};
+    const RealOutput<T, 1> output{{{static_cast<T*>(p.y), p.postgate}}, p.channels, p.length};
+    if (!choice.is_long()) {
+      return convolve(BlockPlans{}, choice, input, output, p.channels, p.batch, spectrum,
+                      spectrum.values, shape, launch);
+    }
+    auto* data = static_cast<float2*>(scratch);
+    const Group group = group_for(p.channels, p.batch, choice, 1, launch.device);
+    each_group(p.channels, p.batch, group,
+               [&](int64_t c, int64_t channels, int64_t b, int64_t rows) {
+                 const LongRows all = long_rows(choice, spectrum, data, c, b, rows);
+                 const ComplexRows<false> inner = complex_rows(choice, data, rows);
+                 outer_forward(choice, input, all, channels * rows, shape, launch);
+                 convolve(InnerPlans{}, choice, inner, inner, channels * choice.rows(), rows,
+                          spectrum, spectrum.values + c * (choice.size / 2), shape, launch);
+                 outer_inverse(choice, output, all, channels * rows, shape, launch);
+               });
+  });
+}
+
+}  // namespace monarch::cuda

@@ -1,0 +1,149 @@
+"""The CUDA kernels of `fft_conv`, forward and backward, and their launchers, without a GPU."""
+
+import pytest
+import torch
+
+from monarch_kernels import reference
+from monarch_kernels.testing import CASES, Case, check_fft_conv, evaluate, make_inputs, white
+from tests.emulation.emulator import Schedule, schedules
+from tests.emulation.fft_conv import (
+    H200,
+    RTX_4090,
+    SOURCES,
+    DeviceLimits,
+    EmulatedFftConv,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FULL = {"skip": True, "pregate": True, "postgate": True}
+DTYPES = ("float32", "bfloat16", "float16")
+# Kept apart from csrc/core/plan.h on purpose: a plan that is dropped there fails here.
+BLOCK_SIZES = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+BLOCK_SIZES += (6144, 8192, 12288, 16384)
+OUTER_SIZES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
+# One block a channel, which loops over the rows, and a cache of three long rows.
+FEW = DeviceLimits(0, 0, 99 << 10, 3 << 20)
+
+
+@pytest.fixture(scope="module")
+def flavours(emulators):
+    return emulators(SOURCES)
+
+
+@pytest.fixture(scope="module")
+def fast(flavours):
+    return flavours[0]
+
+
+def checked_once(op: EmulatedFftConv, case: Case, **options):
+    """Results within the error budget, and nothing found."""
+    check_fft_conv(op, case, **options)
+    assert not op.findings, "\n".join(op.findings[:5])
+
+
+def same_under_every_schedule(fast, case: Case, device: DeviceLimits) -> None:
+    """Six schedules give the same bits."""
+    first = None
+    for schedule in schedules():
+        fast.use(schedule)
+        op = EmulatedFftConv(fast, device)
+        results = evaluate(op, make_inputs(case), circular=case.circular)
+        assert not op.findings, f"{schedule}: " + "\n".join(op.findings[:5])
+        first = first or results
+        for name, value in results.items():
+            assert torch.equal(value, first[name]), f"{name} under {schedule}"
+    fast.use(Schedule())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", BLOCK_SIZES)
+def test_every_block_plan(flavours, size, dtype):
+    # Rows enough for a block to loop, and for teams without a row in the last turn.
+    batch = 19 if size <= 128 else 5 if size <= 1024 else 2
+    case = Case(f"plan_{size}", batch, 1, size, reverse_taps=size, dtype=dtype, **FULL)
+    device = FEW if size <= 8192 else H200
+    for emulator in flavours:
+        checked_once(EmulatedFftConv(emulator, device), case)
+    same_under_every_schedule(flavours[0], case, device)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("outer", OUTER_SIZES[:6])
+def test_every_outer_plan(flavours, outer, dtype):
+    """Of inner plans, 6144 with some and 8192 with others; and groups that split a batch."""
+    length = outer * (6144 if outer in (2, 8, 32) else 8192) - 5
+    batch = 3 if outer <= 8 else 1
+    case = Case(f"outer_{outer}", batch, 1, length, reverse_taps=length, dtype=dtype, **FULL)
+    checked_once(EmulatedFftConv(flavours[0], FEW), case)
+    if outer <= 8 and dtype == "float32":
+        checked_once(EmulatedFftConv(flavours[1], FEW), case)
+        same_under_every_schedule(flavours[0], case, FEW)
+
+
+@pytest.mark.parametrize("outer", OUTER_SIZES[6:])
+def test_longest_rows(fast, outer):
+    """Up to the longest, 4194304: forward and the gradient of u, beside torch.fft in float32."""
+    length = outer * 8192
+    u, k, dy = white(1, 1, length), white(1, length, seed=1), white(1, 1, length, seed=2)
+    op = EmulatedFftConv(fast, H200)
+    spectrum = op.spectrum(k, None, None, length, False)
+    only_u = (True, False, False, False, False, False)
+    (du, *_) = op.backward(dy, u, (k, None, None), spectrum, None, None, False, only_u)
+    calls = ((reference.fft_conv, u, op.forward(u, spectrum, None, None)), (correlation, dy, du))
+    for function, x, actual in calls:
+        exact = function(x.double(), k.double())
+        error, of_torch = ((t.double() - exact).norm() for t in (actual, function(x, k)))
+        assert error <= 2 * of_torch
+    assert not op.findings
+
+
+def correlation(dy, k):
+    """The gradient of u: the convolution backwards in time."""
+    return reference.fft_conv(dy.flip(-1), k).flip(-1)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.length <= 70000], ids=lambda c: c.id)
+def test_every_case(fast, case):
+    checked_once(EmulatedFftConv(fast), case)
+
+
+@pytest.mark.parametrize("size", BLOCK_SIZES[:11])
+@pytest.mark.parametrize("off", [-1, 1])
+def test_lengths_beside_a_plan(fast, size, off):
+    case = Case(f"{size + off}", 2, 3, size + off, reverse_taps=size + off, postgate=True)
+    checked_once(EmulatedFftConv(fast), case)
+
+
+@pytest.mark.parametrize("length", [10000, 12288, 16384])
+def test_plan_that_fits_the_shared_memory(fast, length):
+    """Rows that fit a block of an H200, and are split on a GPU whose blocks have 99 KB."""
+    case = Case("fits", 2, 2, length, reverse_taps=length, **FULL)
+    launches = []
+    for device in (H200, RTX_4090):
+        op = EmulatedFftConv(fast, device)
+        checked_once(op, case)
+        launches.append(op.launches)
+    assert launches[0] < launches[1]
+
+
+def test_too_little_shared_memory_is_an_error(fast):
+    op = EmulatedFftConv(fast, DeviceLimits(3, 8, 48 << 10, 4 << 20))
+    u, k = torch.ones(1, 1, 8192), torch.ones(1, 8192)
+    with pytest.raises(RuntimeError, match="cuda:3 gives a block 49152 bytes of shared memory"):
+        op(u, k)
+
+
+@pytest.mark.parametrize("name", ["u", "k", "k_rev", "skip", "pregate", "postgate"])
+def test_one_gradient_alone(fast, name):
+    """It is what it is among all of them; the parts of the backward are separate."""
+    case = Case("alone", 2, 2, 300, reverse_taps=300, **FULL)
+    inputs = make_inputs(case)
+    every = evaluate(EmulatedFftConv(fast), inputs, circular=False)
+    given = {n: t.detach().clone() for n, t in inputs.items() if n != "dy"}
+    leaf = given[name].requires_grad_()
+    op = EmulatedFftConv(fast)
+    y = op(given.pop("u"), given.pop("k"), **given)
+    (gradient,) = torch.autograd.grad(y, leaf, inputs["dy"])
+    assert torch.equal(gradient, every[f"d{name}"])
+    assert not op.findings
