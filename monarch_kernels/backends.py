@@ -85,6 +85,13 @@ def _gpu_unsupported(name: str, capability: tuple[int, int], archs: str) -> str 
     )
 
 
+def shared_bytes(index: int | None = None) -> int:
+    """Return the shared memory of a block on a GPU; without a GPU, that of the largest."""
+    if not torch.cuda.is_available():
+        return 227 << 10
+    return torch.cuda.get_device_properties(index).shared_memory_per_block_optin
+
+
 def select(backend: str | None, u: torch.Tensor) -> str:
     """Return the backend for an input like `u`: the one asked for, or the fastest that can.
 

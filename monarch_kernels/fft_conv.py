@@ -159,7 +159,8 @@ def _(k, k_rev, skip, length, circular):
     _check_one_device(k, k_rev, skip)
     shape = int(k.shape[0]), int(length)
     if k.device.type == "cuda":
-        return k.new_empty(_native.host.spectrum_floats(*shape, cuda=True))
+        shared = backends.shared_bytes(k.device.index)
+        return k.new_empty(_native.host.spectrum_floats(*shape, shared_bytes=shared))
     header = 16
     return k.new_empty(header + _native.host.spectrum_floats(*shape))
 

@@ -62,6 +62,25 @@ def test_a_run_writes_what_it_could_not_measure(native_best, monkeypatch, capsys
     assert "| plain float32 | 64 | 2 | native |" in capsys.readouterr().out
 
 
+def test_the_summary_has_a_line_for_each_length(native_best, monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_timing, "copy_bandwidth", lambda device: 1e10)
+    chosen = [
+        Case("plain", **SMALL),
+        Case("gated", **SMALL),
+        Case("plain", **SMALL | {"length": 96}),
+    ]
+    path = tmp_path / "record.json"
+    record = fft_conv_cuda.run(chosen, CPU, rounds=1, budget=60.0, output=str(path))
+    assert json.loads(path.read_text())["results"] == record["results"]
+    record["results"][1]["contenders"]["native"] = {"failed": "wrong result"}
+    record["results"][1]["wrong"] = ["native"]
+    table = [line for line in fft_conv_cuda.summary(record).splitlines() if line.startswith("|")]
+    assert table[0] == "| L | B | plain float32 | gated float32 |"
+    assert [line.split("|")[1:3] for line in table[2:]] == [[" 64 ", " 2 "], [" 96 ", " 2 "]]
+    assert "x" in table[2].split("|")[3]
+    assert [line.split("|")[4] for line in table[2:]] == [" FAILED ", " - "]
+
+
 def test_goals_and_floors():
     case = Case("plain", 256)
     assert case.floor_bytes == 2 * 4 * 64 * 768 * 256
@@ -80,10 +99,27 @@ def test_a_contender_without_memory_is_reported():
     def fails():
         raise RuntimeError("CUDA out of memory")
 
-    found = gpu_timing.time_in_turns({"a": [fails], "b": [lambda: None]}, CPU, rounds=1)
-    assert list(found) == ["a", "b"]
-    assert found["a"] == {"failed": "out of memory"}
+    def breaks():
+        raise RuntimeError("misaligned address\nin a kernel")
+
+    calls = {"a": [fails], "b": [lambda: None], "c": [breaks]}
+    found = gpu_timing.time_in_turns(calls, CPU, rounds=1)
+    assert list(found) == ["a", "b", "c"]
+    assert found["a"] == {"failed": gpu_timing.NO_MEMORY}
     assert found["b"]["median_s"] >= 0
+    assert found["c"] == {"failed": "RuntimeError: misaligned address"}
+
+
+@pytest.mark.parametrize("kind", ["plain", "gated backward"])
+def test_a_failure_of_ours_is_wrong_and_ends_nothing(native_best, monkeypatch, kind):
+    def fails(*args, **options):
+        raise RuntimeError("fft_conv_kernel: too many resources")
+
+    monkeypatch.setattr(fft_conv_cuda.mk, "fft_conv", fails)
+    result = fft_conv_cuda.measure(Case(kind, **SMALL), CPU, 1e10, rounds=1)
+    assert "native" in result["wrong"]
+    assert result["contenders"]["torch.fft"]["median_s"] > 0
+    assert any("too many resources" in line for line in fft_conv_cuda.row_texts(result))
 
 
 def test_peers_that_are_not_installed_say_so():

@@ -327,7 +327,8 @@ def test_a_spectrum_equals_its_filter(gpu, case):
 def test_the_size_of_a_spectrum_is_known_without_a_gpu(gpu, case):
     """What the compiler believes, from _host, is what the kernels make."""
     data = make(on(gpu, case), case).data
-    size = _native.host.spectrum_floats(case.channels, case.length, cuda=True)
+    shared = backends.shared_bytes(gpu.index)
+    size = _native.host.spectrum_floats(case.channels, case.length, shared_bytes=shared)
     assert data.shape == (size,)
     with FakeTensorMode():
         k = torch.empty(case.channels, case.length, device="cuda")

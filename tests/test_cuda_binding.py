@@ -12,6 +12,7 @@ import torch
 
 from monarch_kernels import _native
 from tests.emulation.build import BuildError, build, compiler
+from tests.emulation.fft_conv import SOURCES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -66,7 +67,7 @@ def library(tmp_path_factory):
         gcc = compiler()
     except BuildError as error:
         pytest.skip(str(error))
-    kernels = build(["csrc/cuda/fft_conv.cu"])
+    kernels = build(SOURCES)
     output = tmp_path_factory.mktemp("binding") / "cuda_binding.so"
     torch_libraries = Path(torch.__file__).parent / "lib"
     done = subprocess.run(

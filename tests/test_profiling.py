@@ -97,6 +97,44 @@ def test_scripts_explain_themselves():
         assert run("bash", SCRIPTS / name, "--nonsense").returncode == 2
 
 
+# A Python that pretends to build, to test and to measure on a GPU.
+PRETENDER = """#!/usr/bin/env bash
+case "$*" in
+  *get_device_capability*) echo 90 ;;
+  *CMakeBuild*) echo "for $MONARCH_KERNELS_CUDA_ARCHS" ;;
+  "-m pytest"*) echo "one red test"; exit "$RED" ;;
+  "-m benchmarks.fft_conv_cuda"*)
+    echo "| a row |"
+    echo '{"gpu": null, "copy_bytes_per_second": 1e12, "results": []}' >"${@: -1}" ;;
+  "- "*) exec "$REAL" "$@" ;;
+  *) echo pretended ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("keep_going", [False, True])
+@pytest.mark.parametrize("red", [False, True])
+def test_on_gpu_from_build_to_table(tmp_path, red, keep_going):
+    python, out = tmp_path / "python", tmp_path / "out"
+    python.write_text(PRETENDER)
+    python.chmod(0o755)
+    environment = {"PYTHON": str(python), "OUT": str(out), "REAL": sys.executable}
+    options = ["--keep-going"] if keep_going else []
+    done = run("bash", SCRIPTS / "on_gpu.sh", *options, RED=str(int(red)), **environment)
+    assert done.returncode == int(red), done.stderr
+    assert "for 90" in (out / "on_gpu.log").read_text()
+    if red:
+        assert "one red test" in done.stdout
+        assert "tests failed with status 1" in done.stderr
+    if red and not keep_going:
+        assert not (out / "on_gpu.json").exists()
+        return
+    assert json.loads((out / "on_gpu.json").read_text())["fft_conv_cuda"]["results"] == []
+    assert "copy 1000 GB/s" in done.stdout
+    assert "| a row |" in (out / "on_gpu.md").read_text()
+    assert len(list(out.iterdir())) <= 8, "more do not come back from a lent machine"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: it would run it all")
 def test_on_gpu_stops_without_a_gpu(tmp_path):
     done = run("bash", SCRIPTS / "on_gpu.sh", OUT=str(tmp_path))

@@ -95,6 +95,17 @@ def cells_of(record):
     return [(row["model"], row["length"]) for row in record["results"]]
 
 
+def test_on_a_gpu_the_budget_ends_the_run(settings, console, all_usable, monkeypatch):
+    """There nothing is extrapolated; what has no time left is named."""
+    monkeypatch.setattr(throughput, "cuda_unavailable", lambda: None)
+    monkeypatch.setattr(throughput, "describe_gpu", lambda device: {"name": "a test"})
+    chosen = replace(settings, device="cuda", dtype="bfloat16", budget_seconds=-1.0)
+    record = throughput.run(chosen, runner=pretend, console=console)
+    assert record["results"] == []
+    assert "m2-native at 64" in record["notes"][-1]
+    assert "attention at 128" in record["notes"][-1]
+
+
 # ---- The whole pipeline --------------------------------------------------------------------------
 
 

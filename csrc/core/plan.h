@@ -86,26 +86,28 @@ struct PlanList {};
 
 // A plan and the threads that share one row. Few stages, and of three the last two of radix 16,
 // for which shared memory has no bank conflicts.
-template <class PlanOfRow, int threads>
+// Short rows of several teams lie in one block, `gap` numbers apart so that the teams' banks
+// differ.
+template <class PlanOfRow, int threads, int gap = 0>
 struct BlockPlan {
   using Row = PlanOfRow;
-  static constexpr int kThreads = threads;
+  static constexpr int kThreads = threads, kGap = gap;
 };
 
 using BlockPlans =
-    PlanList<BlockPlan<Plan<8, 4>, 4>, BlockPlan<Plan<8, 8>, 8>, BlockPlan<Plan<12, 8>, 8>,
-             BlockPlan<Plan<16, 8>, 8>, BlockPlan<Plan<12, 16>, 16>, BlockPlan<Plan<16, 16>, 16>,
+    PlanList<BlockPlan<Plan<8, 4>, 4, 4>, BlockPlan<Plan<8, 8>, 8>, BlockPlan<Plan<12, 8>, 8, 12>,
+             BlockPlan<Plan<16, 8>, 8, 8>, BlockPlan<Plan<12, 16>, 16>, BlockPlan<Plan<16, 16>, 16>,
              BlockPlan<Plan<24, 16>, 16>, BlockPlan<Plan<32, 16>, 16>, BlockPlan<Plan<24, 32>, 32>,
              BlockPlan<Plan<32, 32>, 32>, BlockPlan<Plan<6, 16, 16>, 96>,
-             BlockPlan<Plan<8, 16, 16>, 128>, BlockPlan<Plan<12, 16, 16>, 192>,
-             BlockPlan<Plan<16, 16, 16>, 256>, BlockPlan<Plan<24, 16, 16>, 384>,
-             BlockPlan<Plan<16, 32, 16>, 256>, BlockPlan<Plan<32, 24, 16>, 512>,
+             BlockPlan<Plan<8, 16, 16>, 128>, BlockPlan<Plan<12, 16, 16>, 64>,
+             BlockPlan<Plan<16, 16, 16>, 256>, BlockPlan<Plan<16, 24, 16>, 128>,
+             BlockPlan<Plan<16, 32, 16>, 256>, BlockPlan<Plan<24, 32, 16>, 256>,
              BlockPlan<Plan<32, 32, 16>, 512>>;
 
 // Rows longer than a block can hold: size = outer * inner.
 using OuterPlans = PlanList<Plan<2>, Plan<4>, Plan<8>, Plan<16>, Plan<32>, Plan<8, 8>, Plan<16, 8>,
                             Plan<16, 16>, Plan<32, 16>>;
-using InnerPlans = PlanList<BlockPlan<Plan<24, 16, 16>, 384>, BlockPlan<Plan<16, 32, 16>, 256>>;
+using InnerPlans = PlanList<BlockPlan<Plan<16, 24, 16>, 128>, BlockPlan<Plan<16, 32, 16>, 256>>;
 
 template <class Visit, class... Entries>
 constexpr void for_each(PlanList<Entries...>, Visit visit) {

@@ -204,19 +204,35 @@ constexpr TransformShape long_transform(int64_t size) {
   return found;
 }
 
-// The same for both kinds of transform, so that a spectrum's size does not depend on the GPU.
-constexpr int64_t cuda_table_floats(int64_t size) {
+// Shared memory of one row: one number in as many as the last radix is left out (RowShape).
+constexpr int64_t row_bytes(const PlanShape& row) {
+  return 8 * (row.size() + row.size() / row.radix[row.stages - 1]);
+}
+
+// The transform for a length on a GPU that gives a block `shared_bytes`: of a block plan if there
+// is one whose row fits, else a long one, if there is one whose inner row fits, else none.
+constexpr TransformShape cuda_transform(int64_t length, int64_t shared_bytes) {
+  const int64_t size = cuda_transform_size(length);
   const TransformShape block = block_transform(size), split = long_transform(size);
-  const int64_t block_pairs = block.size > 0 ? block.pairs() : 0;
-  const int64_t split_pairs = split.size > 0 ? split.pairs() : 0;
-  return 4 * (block_pairs > split_pairs ? block_pairs : split_pairs);
+  if (block.size > 0 && row_bytes(block.inner) <= shared_bytes) return block;
+  if (split.size > 0 && row_bytes(split.inner) <= shared_bytes) return split;
+  return {};
 }
 
 // Size of a spectrum on CUDA: the twiddles of its transform, then 2 numbers a point and channel.
-constexpr int64_t cuda_spectrum_floats(int64_t channels, int64_t length) {
-  const int64_t size = cuda_transform_size(length);
-  return cuda_table_floats(size) + 2 * size * channels;
+// Spectra of two transforms of one size never have the same: one cannot be taken for the other.
+constexpr int64_t cuda_spectrum_floats(int64_t channels, const TransformShape& shape) {
+  return 4 * shape.pairs() + 2 * shape.size * channels;
 }
+constexpr bool pairs_differ() {
+  bool differ = true;
+  for_each(BlockPlans{}, [&](auto block) {
+    const TransformShape split = long_transform(decltype(block)::Row::kSize);
+    differ &= split.pairs() != block_transform(split.size).pairs() || split.size == 0;
+  });
+  return differ;
+}
+static_assert(pairs_differ());
 
 // ---- Values at compile time
 

@@ -11,8 +11,9 @@ struct ColumnShape {
   // Enough columns for whole sectors, few enough for the shared memory of every GPU.
   static constexpr int kColumns = kOneStage ? 128 : P::kSize > 256 ? 16 : 32;
   static constexpr int kThreads = kOneStage ? 128 : 256;
-  // A radix of 32 needs more than 128 registers; its many loads hide latency by themselves.
-  static constexpr int kBlocks = 65536 / ((P::radix(0) == 32 ? 255 : 128) * kThreads);
+  // Large radices need more than 128 registers; their many loads hide latency by themselves.
+  static constexpr int kRegisters = P::radix(0) == 32 ? 255 : kOneStage ? 168 : 128;
+  static constexpr int kBlocks = 65536 / (kRegisters * kThreads);
   using Transform = RowTransform<P, kThreads, kColumns>;
   static constexpr int kSharedBytes =
       kOneStage ? 0 : Transform::Shape::kPoints * static_cast<int>(sizeof(float2));
@@ -21,9 +22,11 @@ struct ColumnShape {
 // What outer and inner transforms share. Row r is channel `channel + r / rows`, row
 // `row + r % rows` of the operator's arrays and number r of the scratch rows.
 struct LongRows {
-  int64_t channel, row, rows;
-  int64_t columns, size;  // of an inner row; of the whole
-  float2* data;           // scratch: (row, block, column)
+  int64_t channel, row;
+  uint32_t rows;
+  int columns;  // of an inner row
+  int64_t size;
+  float2* data;  // scratch: (row, block, column)
   const float4* table;
   const float2* phases;  // fine, then coarse
 };
@@ -32,10 +35,12 @@ struct LongRows {
 // x^columns - e^(2 pi i theta), theta = (1/4 + frequency) / blocks; coefficient v times
 // e^(2 pi i (theta - 1/4) v / columns) makes it one modulo x^columns - i. Back, the twist of the
 // inner rows is undone too, so theta - 1/4 becomes theta.
-MONARCH_DEVICE float2 outer_twiddle(const LongRows& p, int multiplier, int64_t v) {
-  int64_t m = multiplier * v;
-  if (m < 0) m += 4 * p.size;
-  const float2 fine = p.phases[m % kFinePhases], coarse = p.phases[kFinePhases + m / kFinePhases];
+MONARCH_DEVICE float2 outer_twiddle(const LongRows& p, int multiplier, int v) {
+  const int product = multiplier * v;  // below 4S = 2^24 in magnitude
+  const auto m =
+      static_cast<uint32_t>(product < 0 ? product + 4 * static_cast<int>(p.size) : product);
+  const float2 fine = device::load_readonly(p.phases + m % kFinePhases);
+  const float2 coarse = device::load_readonly(p.phases + kFinePhases + m / kFinePhases);
   return make_float2(device::fma(coarse.x, fine.x, device::fma(-coarse.y, fine.y, coarse.x)),
                      device::fma(coarse.x, fine.y, device::fma(coarse.y, fine.x, coarse.y)));
 }
@@ -46,18 +51,18 @@ __global__ void __launch_bounds__(ColumnShape<P>::kThreads, ColumnShape<P>::kBlo
     outer_forward_kernel(Input input, LongRows p) {
   using Shape = ColumnShape<P>;
   MONARCH_DYNAMIC_SHARED(shared);
-  const int64_t tiles = p.columns / Shape::kColumns, r = blockIdx.x / tiles;
-  const int64_t column = blockIdx.x % tiles * Shape::kColumns;
+  const auto tiles = static_cast<uint32_t>(p.columns / Shape::kColumns);
+  const uint32_t r = blockIdx.x / tiles;
+  const int column = static_cast<int>(blockIdx.x % tiles) * Shape::kColumns;
   const auto in = input.at(p.channel + r / p.rows, p.row + r % p.rows);
   float2* out = p.data + r * p.size + column;
   const typename Shape::Transform transform{reinterpret_cast<float2*>(shared), p.table,
-                                            static_cast<int>(threadIdx.x)};
+                                            threadIdx.x};
   transform.template forward<typename Input::Value>(
       [&](auto butterfly, auto& points) {
         // Point j of the butterfly is n = j * stride + low in units of whole inner rows.
         const int digit = butterfly.low / Shape::kColumns, c = butterfly.low % Shape::kColumns;
-        in.load(static_cast<int>(digit * p.columns + column) + c,
-                static_cast<int>(P::below(0) * p.columns), points);
+        in.load(digit * p.columns + column + c, P::below(0) * p.columns, points);
       },
       [&](auto butterfly, auto& x) {
         constexpr int kLast = P::kStages - 1, kRadix = P::radix(kLast);
@@ -81,16 +86,16 @@ __global__ void __launch_bounds__(ColumnShape<P>::kThreads, ColumnShape<P>::kBlo
   using Shape = ColumnShape<P>;
   constexpr int kLast = P::kStages - 1, kRadix = P::radix(kLast);
   MONARCH_DYNAMIC_SHARED(shared);
-  const int64_t tiles = p.columns / Shape::kColumns, r = blockIdx.x / tiles;
-  const int64_t column = blockIdx.x % tiles * Shape::kColumns;
+  const auto tiles = static_cast<uint32_t>(p.columns / Shape::kColumns);
+  const uint32_t r = blockIdx.x / tiles;
+  const int column = static_cast<int>(blockIdx.x % tiles) * Shape::kColumns;
   const auto out = output.at(p.channel + r / p.rows, p.row + r % p.rows);
   const float2* in = p.data + r * p.size + column;
   const typename Shape::Transform transform{reinterpret_cast<float2*>(shared), p.table,
-                                            static_cast<int>(threadIdx.x)};
+                                            threadIdx.x};
   const auto write = [&](auto butterfly, auto& x, const auto& untwist) {
     const int digit = butterfly.low / Shape::kColumns, c = butterfly.low % Shape::kColumns;
-    out.store(static_cast<int>(digit * p.columns + column) + c,
-              static_cast<int>(P::below(0) * p.columns), x, untwist);
+    out.store(digit * p.columns + column + c, P::below(0) * p.columns, x, untwist);
   };
   transform.template each<kLast>([&](auto butterfly) {
     const int c = butterfly.low, above = P::above(kLast);

@@ -7,8 +7,8 @@ namespace monarch::cuda {
 
 // ---- Spectra
 
-int64_t spectrum_floats(int64_t channels, int64_t length) {
-  return cuda_spectrum_floats(channels, length);
+int64_t spectrum_floats(int64_t channels, int64_t length, const DeviceLimits& device) {
+  return cuda_spectrum_floats(channels, choose(length, device));
 }
 
 int64_t filter_spectrum_scratch(const FilterSpectrumParams& p, const DeviceLimits& device) {
@@ -70,7 +70,7 @@ void convolve(Plans plans, const TransformShape& choice, const Input& input, con
     using S = BlockShape<decltype(block)>;
     const Work work{units, rows, slices_for<decltype(block)>(units, rows, launch.device)};
     start("fft_conv_kernel", shape, launch, fft_conv_kernel<decltype(block), Input, Output>,
-          rows == 0 ? 0 : units * work.slices, S::kThreads, S::kSharedBytes, input, output, work,
+          blocks_of<decltype(block)>(work), S::kThreads, S::kSharedBytes, input, output, work,
           spectrum.inner_table(choice), values);
   });
 }

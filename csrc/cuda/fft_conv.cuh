@@ -24,25 +24,57 @@ struct BlockShape {
 
   using Transform = RowTransform<typename Block::Row, kTeam>;
   static constexpr int kSize = Block::Row::kSize;
-  static constexpr int kRowBytes = Transform::Shape::kPoints * static_cast<int>(sizeof(float2));
+  static constexpr int kRowBytes =
+      (Transform::Shape::kPoints + Block::kGap) * static_cast<int>(sizeof(float2));
   static constexpr int kSharedBytes = kRowBytes * kTeams;
-  // The spectrum of a row, for a while: shared memory where two blocks still fit.
+  static_assert(kTeams > 1 || kRowBytes == row_bytes(PlanShape::of<typename Block::Row>()));
+  // The spectra of the rows, for a while.
   static constexpr int kHeldBytes = kSize * static_cast<int>(sizeof(float2)) * kTeams;
-  static constexpr bool kHoldsInShared = kSize <= 4096;
 };
 
-// Which rows of which units a block has: `slices` blocks share the rows of a unit.
+// Which rows of which units the teams have. `slices` blocks share the rows of one unit; if that
+// would leave teams without a row, slices is 0, and each team has one row of any unit.
 struct Work {
   int64_t units, rows;
   int slices;
 };
 
+// A team's part of the work: rows `row`, `row + step`, ... of a unit, all teams of a block in as
+// many turns. `number` counts the teams of the grid: that of the first of a unit is a multiple of
+// how many it has.
+struct Share {
+  int64_t unit, row, step, number;
+  int turns;
+
+  template <class Shape>
+  MONARCH_DEVICE static Share of(const Work& work) {
+    const uint32_t team = Shape::kTeams == 1 ? 0 : threadIdx.x / Shape::kTeam;
+    const int64_t number = int64_t{blockIdx.x} * Shape::kTeams + team;
+    if (Shape::kTeams > 1 && work.slices == 0) {
+      // Fewer than 128 rows: 32 bits are enough for what is left of the division.
+      const int64_t unit = number / work.rows;
+      const bool exists = unit < work.units;
+      return {exists ? unit : 0, exists ? number % work.rows : work.rows, work.rows, number, 1};
+    }
+    const uint32_t slice = blockIdx.x % work.slices;
+    const int64_t first = int64_t{slice} * Shape::kTeams,
+                  step = int64_t{work.slices} * Shape::kTeams;
+    int turns = 0;
+    for (int64_t row = first; row < work.rows; row += step) ++turns;
+    return {blockIdx.x / work.slices, first + team, step, number, turns};
+  }
+};
+
 template <class Shape>
 MONARCH_DEVICE typename Shape::Transform make_transform(unsigned char* shared,
                                                         const float4* table) {
-  const int team = threadIdx.x / Shape::kTeam;
-  return {reinterpret_cast<float2*>(shared + team * Shape::kRowBytes), table,
-          static_cast<int>(threadIdx.x) % Shape::kTeam};
+  if constexpr (Shape::kTeams == 1) {
+    return {reinterpret_cast<float2*>(shared), table, threadIdx.x};
+  } else {
+    const unsigned team = threadIdx.x / Shape::kTeam;
+    return {reinterpret_cast<float2*>(shared + team * Shape::kRowBytes), table,
+            threadIdx.x % Shape::kTeam};
+  }
 }
 
 // Calls use(slot, residue, number) for each slot of a butterfly with its entry of a
@@ -90,14 +122,13 @@ __global__ void __launch_bounds__(BlockShape<Block>::kThreads, BlockShape<Block>
   using Shape = BlockShape<Block>;
   MONARCH_DYNAMIC_SHARED(shared);
   const auto transform = make_transform<Shape>(shared, table);
-  const int64_t unit = blockIdx.x / work.slices;
-  const float4* own_spectrum = spectrum + unit * (Shape::kSize / 2);
-  const int team = threadIdx.x / Shape::kTeam;
-  for (int64_t first = int64_t{blockIdx.x % work.slices} * Shape::kTeams; first < work.rows;
-       first += int64_t{work.slices} * Shape::kTeams) {
-    const bool active = first + team < work.rows;
-    const auto in = input.at(unit, first + team, active);
-    const auto out = output.at(unit, first + team, active);
+  const Share share = Share::of<Shape>(work);
+  const float4* own_spectrum = spectrum + share.unit * (Shape::kSize / 2);
+  int64_t row = share.row;
+  for (int turn = 0; turn < share.turns; ++turn, row += share.step) {
+    const bool active = row < work.rows;
+    const auto in = input.at(share.unit, row, active);
+    const auto out = output.at(share.unit, row, active);
     const auto write = [&](auto butterfly, auto& x, const auto& untwist) {
       out.store(butterfly.low, butterfly.kStride, x, untwist);
     };
@@ -118,26 +149,35 @@ __global__ void __launch_bounds__(BlockShape<Block>::kThreads, BlockShape<Block>
 
 // Spectra that a thread writes and reads again by itself; in shared memory or in scratch.
 struct BackwardScratch {
-  float4* held;      // of d: one a team, where it is not in shared memory
-  float4* partials;  // sums over rows of d conj(g): one a unit, slice and team; or nullptr
+  float4* held;      // of d: one a team; nullptr: in shared memory
+  float4* partials;  // sums over rows of d conj(g): one a team; or nullptr
   bool add;          // to what partials holds
 };
 
+// sums (+)= held conj(g). Loads of several entries go out before the first store, which might
+// change what a later one reads, for all that the compiler knows.
 template <int kRadix, int kCount>
 MONARCH_DEVICE void accumulate(float4* sums, const float4* held, int butterfly,
                                const float2 (&g)[kRadix], bool add) {
+  constexpr int kGroup = 4;
+  static_assert(kRadix / 2 % kGroup == 0 || kRadix == 4);
 #pragma unroll
-  for (int i = 0; i < kRadix / 2; ++i) {
-    const float4 d = held[i * kCount + butterfly];
-    const float2 a = multiply_conjugate(make_float2(d.x, d.y), g[2 * i]);
-    const float2 b = multiply_conjugate(make_float2(d.z, d.w), g[2 * i + 1]);
-    float4 sum = make_float4(a.x, a.y, b.x, b.y);
-    float4& entry = sums[i * kCount + butterfly];
-    if (add) {
-      const float4 old = entry;
-      sum = make_float4(old.x + sum.x, old.y + sum.y, old.z + sum.z, old.w + sum.w);
+  for (int first = 0; first < kRadix / 2; first += kGroup) {
+    float4 d[kGroup], sum[kGroup];
+#pragma unroll
+    for (int i = 0; i < kGroup && first + i < kRadix / 2; ++i) {
+      const int entry = (first + i) * kCount + butterfly;
+      d[i] = held[entry];
+      sum[i] = add ? sums[entry] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     }
-    entry = sum;
+#pragma unroll
+    for (int i = 0; i < kGroup && first + i < kRadix / 2; ++i) {
+      const int slot = 2 * (first + i);
+      const float2 a = multiply_conjugate(make_float2(d[i].x, d[i].y), g[slot]);
+      const float2 b = multiply_conjugate(make_float2(d[i].z, d[i].w), g[slot + 1]);
+      sums[(first + i) * kCount + butterfly] =
+          make_float4(sum[i].x + a.x, sum[i].y + a.y, sum[i].z + b.x, sum[i].w + b.y);
+    }
   }
 }
 
@@ -155,28 +195,27 @@ __global__ void __launch_bounds__(BlockShape<Block>::kThreads, BlockShape<Block>
                 kEntries = Shape::kSize / 2;
   MONARCH_DYNAMIC_SHARED(shared);
   const auto transform = make_transform<Shape>(shared, table);
-  const int64_t unit = blockIdx.x / work.slices;
-  const int team = threadIdx.x / Shape::kTeam;
-  const int64_t own = int64_t{blockIdx.x} * Shape::kTeams + team;
-  const float4* own_spectrum = spectrum + unit * kEntries;
-  float4* held = Shape::kHoldsInShared
+  const Share share = Share::of<Shape>(work);
+  const float4* own_spectrum = spectrum + share.unit * kEntries;
+  const int team = Shape::kTeams == 1 ? 0 : static_cast<int>(threadIdx.x) / Shape::kTeam;
+  float4* held = scratch.held == nullptr
                      ? reinterpret_cast<float4*>(shared + Shape::kSharedBytes) + team * kEntries
-                     : scratch.held + own * kEntries;
-  float4* sums = scratch.partials == nullptr ? nullptr : scratch.partials + own * kEntries;
+                     : scratch.held + share.number * kEntries;
+  float4* sums = scratch.partials == nullptr ? nullptr : scratch.partials + share.number * kEntries;
   bool add = scratch.add;
-  for (int64_t first = int64_t{blockIdx.x % work.slices} * Shape::kTeams; first < work.rows;
-       first += int64_t{work.slices} * Shape::kTeams) {
-    const bool active = first + team < work.rows;
+  int64_t row = share.row;
+  for (int turn = 0; turn < share.turns; ++turn, row += share.step) {
+    const bool active = row < work.rows;
     const auto reader = [&](const Input& input) {
-      return [row = input.at(unit, first + team, active)](auto butterfly, auto& points) {
-        row.load(butterfly.low, butterfly.kStride, points);
+      return [from = input.at(share.unit, row, active)](auto butterfly, auto& points) {
+        from.load(butterfly.low, butterfly.kStride, points);
       };
     };
     const auto writer = [&](const auto& output) {
-      return [row = output.at(unit, first + team, active)](auto butterfly, auto& x,
-                                                           const auto& untwist) {
-        row.store(butterfly.low, butterfly.kStride, x, untwist);
-      };
+      return
+          [to = output.at(share.unit, row, active)](auto butterfly, auto& x, const auto& untwist) {
+            to.store(butterfly.low, butterfly.kStride, x, untwist);
+          };
     };
     if (need_input || sums != nullptr) {
       transform.template forward<typename Input::Value>(
@@ -248,19 +287,19 @@ __global__ void __launch_bounds__(BlockShape<Block>::kThreads, BlockShape<Block>
   };
   transform.template each<Transform::kLast>([&](auto butterfly) {
     float2 in[kRadix];
+#pragma unroll
+    for (int i = 0; i < kRadix; ++i) in[i] = make_float2(0.0f, 0.0f);
     const float4* own = partials + unit * parts * kEntries;
-    each_entry<kRadix, kCount>(
-        butterfly.index,
-        [&](int i) {
-          float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll 1
-          for (int part = 0; part < (active ? parts : 0); ++part) {
-            const float4 value = own[int64_t{part} * kEntries + i];
-            sum = make_float4(sum.x + value.x, sum.y + value.y, sum.z + value.z, sum.w + value.w);
-          }
-          return make_float4(sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale);
-        },
-        [&](int, int s, float2 value) { in[s] = value; });
+    for (int part = 0; part < (active ? parts : 0); ++part, own += kEntries) {
+      each_entry<kRadix, kCount>(
+          butterfly.index, [&](int i) { return own[i]; },
+          [&](int, int s, float2 value) {
+            in[s] = make_float2(in[s].x + value.x, in[s].y + value.y);
+          });
+    }
+#pragma unroll
+    for (int i = 0; i < kRadix; ++i) in[i] = cuda::scale(in[i], scale);
     transform.begin_inverse(butterfly, in, write);
   });
   transform.end_inverse(write);

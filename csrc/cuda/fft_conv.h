@@ -9,8 +9,9 @@
 namespace monarch::cuda {
 
 // Size of a spectrum: the twiddles of its transform, then 2 numbers for each channel and point.
-// One made for (channels, length) serves every batch size, dtype and architecture.
-int64_t spectrum_floats(int64_t channels, int64_t length);
+// One made for (channels, length) serves every batch size and dtype, and every GPU that uses the
+// same transform; a spectrum for another has another size.
+int64_t spectrum_floats(int64_t channels, int64_t length, const DeviceLimits& device);
 
 // Bytes of scratch memory (256-byte aligned, contents irrelevant) that a call needs; may be 0.
 int64_t filter_spectrum_scratch(const FilterSpectrumParams& params, const DeviceLimits& device);

@@ -46,6 +46,7 @@ struct BackwardPlan {
   TransformShape choice;
   Group group;
   int slices = 1;
+  bool holds_in_shared = false;
   int64_t parts = 1;  // partial sums a unit
   int64_t held_bytes = 0, partials_bytes = 0, rows_bytes = 0;
 
@@ -59,11 +60,19 @@ BackwardPlan plan_backward(const FftConvBackwardParams& p, const DeviceLimits& d
   plan.group =
       !c.is_long() ? Group{p.channels, p.batch} : group_for(p.channels, p.batch, c, 2, device);
   const int64_t units = plan.group.channels * c.rows();
+  const int64_t row_bytes = c.columns() * static_cast<int64_t>(sizeof(float2));
+  int64_t teams = 0;  // of a launch
   const auto of_block = [&](auto block) {
     using S = BlockShape<decltype(block)>;
     plan.slices = slices_for<decltype(block)>(units, plan.group.rows, device);
-    plan.parts = int64_t{plan.slices} * S::kTeams;
-    if (!S::kHoldsInShared) plan.held_bytes = aligned(units * plan.slices * S::kHeldBytes);
+    plan.parts = plan.slices == 0 ? plan.group.rows : int64_t{plan.slices} * S::kTeams;
+    const Work work{units, plan.group.rows, plan.slices};
+    teams = blocks_of<decltype(block)>(work) * S::kTeams;
+    // In shared memory where two blocks still fit a multiprocessor, which has 1 KB more than a
+    // block may have, and keeps 1 KB for each.
+    const int64_t shared = S::kSharedBytes + S::kHeldBytes + 1024;
+    plan.holds_in_shared = 2 * shared <= device.shared_bytes + 1024;
+    if (!plan.holds_in_shared) plan.held_bytes = aligned(teams * row_bytes);
   };
   if (!c.is_long()) {
     with_block(BlockPlans{}, c.columns(), of_block);
@@ -73,8 +82,7 @@ BackwardPlan plan_backward(const FftConvBackwardParams& p, const DeviceLimits& d
                               static_cast<int64_t>(sizeof(float2)));
   }
   if (p.dk != nullptr || p.dk_rev != nullptr || p.dskip != nullptr) {
-    plan.partials_bytes =
-        aligned(units * plan.parts * c.columns() * static_cast<int64_t>(sizeof(float2)));
+    plan.partials_bytes = aligned(teams * row_bytes);
     // One row a channel for the inverse of the sum, where no input row is needed any more.
     const int64_t whole = plan.group.channels * c.size * static_cast<int64_t>(sizeof(float2));
     if (c.is_long()) plan.rows_bytes = std::max(plan.rows_bytes, aligned(whole));
@@ -105,7 +113,7 @@ struct Backward {
     g_rows = d_rows + plan.rows_bytes / static_cast<int64_t>(sizeof(float2));
   }
 
-  bool need_filter() const { return plan.partials_bytes > 0; }
+  bool need_filter() const { return p.dk != nullptr || p.dk_rev != nullptr || p.dskip != nullptr; }
   bool need_input() const { return p.du != nullptr || p.dpregate != nullptr; }
   bool need_gate() const { return p.dpostgate != nullptr; }
 
@@ -116,11 +124,12 @@ struct Backward {
     with_block(plans, plan.choice.columns(), [&](auto block) {
       using S = BlockShape<decltype(block)>;
       const Work work{units, count, plan.slices};
-      const BackwardScratch scratch{held, need_filter() ? partials : nullptr, add};
+      const BackwardScratch scratch{plan.holds_in_shared ? nullptr : held,
+                                    need_filter() ? partials : nullptr, add};
       start("fft_conv_backward_kernel", shape, launch,
             fft_conv_backward_kernel<decltype(block), Input, InputOutput, GateOutput>,
-            count == 0 ? 0 : units * plan.slices, S::kThreads,
-            S::kSharedBytes + (S::kHoldsInShared ? S::kHeldBytes : 0), d, g, input_output,
+            blocks_of<decltype(block)>(work), S::kThreads,
+            S::kSharedBytes + (plan.holds_in_shared ? S::kHeldBytes : 0), d, g, input_output,
             gate_output, need_input(), need_gate(), work, spectrum.inner_table(plan.choice),
             spectrum.values + channel * (plan.choice.size / 2), scratch);
     });

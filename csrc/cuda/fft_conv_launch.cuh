@@ -47,19 +47,9 @@ void with_scalar(Scalar scalar, Use use) {
   }
 }
 
-// A block plan if there is one and its row fits the shared memory of a block, else a long one.
 inline TransformShape choose(int64_t length, const DeviceLimits& device) {
-  const int64_t size = cuda_transform_size(length);
-  bool fits = false;
-  with_block(BlockPlans{}, size, [&](auto block) {
-    fits = BlockShape<decltype(block)>::kSharedBytes <= device.shared_bytes;
-  });
-  const TransformShape choice = fits ? block_transform(size) : long_transform(size);
-  bool inner_fits = fits;
-  with_block(InnerPlans{}, choice.columns(), [&](auto block) {
-    inner_fits |= BlockShape<decltype(block)>::kSharedBytes <= device.shared_bytes;
-  });
-  if (choice.size == 0 || !inner_fits) {
+  const TransformShape choice = cuda_transform(length, device.shared_bytes);
+  if (choice.size == 0) {
     std::ostringstream message;
     message << "fft_conv: cuda:" << device.index << " gives a block " << device.shared_bytes
             << " bytes of shared memory, too little for length " << length;
@@ -68,14 +58,21 @@ inline TransformShape choose(int64_t length, const DeviceLimits& device) {
   return choice;
 }
 
+// Groups of long rows differ in size: teams that take rows of any unit (Work) would number their
+// partial sums differently from group to group.
+template <class... Blocks>
+constexpr bool one_team_each(PlanList<Blocks...>) {
+  return ((BlockShape<Blocks>::kTeams == 1) && ...);
+}
+static_assert(one_team_each(InnerPlans{}));
+
 // Where the parts of a spectrum lie.
 struct Spectrum {
   float4* table;   // of the outer plan, if any, then of the inner one
   float4* values;  // size / 2 pairs a channel
 
   Spectrum(const float* data, const TransformShape& shape)
-      : table(reinterpret_cast<float4*>(const_cast<float*>(data))),
-        values(table + cuda_table_floats(shape.size) / 4) {}
+      : table(reinterpret_cast<float4*>(const_cast<float*>(data))), values(table + shape.pairs()) {}
   const float4* inner_table(const TransformShape& shape) const {
     return table + shape.inner_offset();
   }
@@ -102,6 +99,8 @@ void start(const char* name, const CallShape& shape, const Launch& launch, Kerne
   const char* error = nullptr;
   if (grid > 0x7fffffff) {
     error = "too many blocks";
+  } else if (shared_bytes > launch.device.shared_bytes) {
+    error = "a block needs more shared memory than the GPU gives it";
   } else {
     error = device::launch(kernel, dim3(static_cast<unsigned>(grid)),
                            dim3(static_cast<unsigned>(block)), static_cast<size_t>(shared_bytes),
@@ -114,14 +113,27 @@ void start(const char* name, const CallShape& shape, const Launch& launch, Kerne
   throw std::runtime_error(message.str());
 }
 
-// Enough blocks for every multiprocessor to have several, as far as there are rows.
+// How many blocks share the rows of a unit: what ends soonest if all blocks that fit the GPU run at
+// once and each turn takes as long. 0: see Work.
 template <class Block>
 int slices_for(int64_t units, int64_t rows, const DeviceLimits& device) {
   using S = BlockShape<Block>;
-  const int64_t wanted = int64_t{4} * device.multiprocessors * S::kBlocks;
-  const int64_t most = quotient(rows, S::kTeams);
-  const int64_t slices = quotient(wanted, std::max<int64_t>(1, units));
-  return static_cast<int>(std::max<int64_t>(1, std::min(slices, most)));
+  if (rows < S::kTeams) return 0;
+  const int64_t at_once = std::max<int64_t>(1, int64_t{device.multiprocessors} * S::kBlocks);
+  const int64_t most = device.multiprocessors == 0 ? 1 : quotient(rows, S::kTeams);
+  int64_t best = 1, best_turns = 0;
+  for (int64_t slices = 1; slices <= std::min<int64_t>(most, 1024); ++slices) {
+    const int64_t waves = quotient(units * slices, at_once);
+    const int64_t turns = waves * quotient(quotient(rows, S::kTeams), slices);
+    if (slices == 1 || turns < best_turns) best = slices, best_turns = turns;
+  }
+  return static_cast<int>(best);
+}
+
+template <class Block>
+int64_t blocks_of(const Work& work) {
+  if (work.slices > 0) return work.rows == 0 ? 0 : work.units * work.slices;
+  return quotient(work.units * work.rows, BlockShape<Block>::kTeams);
 }
 
 // ---- Rows longer than a block, in groups whose scratch stays in the L2 cache
@@ -135,8 +147,10 @@ inline Group group_for(int64_t channels, int64_t batch, const TransformShape& ch
   const int64_t row_bytes = choice.size * static_cast<int64_t>(sizeof(float2)) * buffers;
   const int64_t fitting = std::max<int64_t>(1, device.l2_bytes / 2 / row_bytes);
   if (batch == 0) return {channels, 0};
-  if (fitting < batch) return {1, fitting};
-  return {std::min(channels, fitting / batch), batch};
+  // Groups of equal size: a small last one would leave most of the GPU idle.
+  if (fitting < batch) return {1, quotient(batch, quotient(batch, fitting))};
+  const int64_t most = std::max<int64_t>(1, std::min(channels, fitting / batch));
+  return {quotient(channels, quotient(std::max<int64_t>(1, channels), most)), batch};
 }
 
 template <class Use>
@@ -150,8 +164,14 @@ void each_group(int64_t channels, int64_t batch, const Group& group, Use use) {
 
 inline LongRows long_rows(const TransformShape& choice, const Spectrum& spectrum, float2* data,
                           int64_t channel, int64_t row, int64_t rows) {
-  return {channel,     row,  rows,           choice.columns(),
-          choice.size, data, spectrum.table, spectrum.phases(choice)};
+  return {channel,
+          row,
+          static_cast<uint32_t>(rows),
+          static_cast<int>(choice.columns()),
+          choice.size,
+          data,
+          spectrum.table,
+          spectrum.phases(choice)};
 }
 
 template <class Input>

@@ -143,7 +143,9 @@ struct ComplexRows {
     }
   };
   MONARCH_DEVICE Row at(int64_t channel, int64_t row, bool active = true) const {
-    const int64_t index = (channel / blocks * rows + row) * blocks + channel % blocks;
+    // Units are at most 2^31: divisions of 64 bits are calls of a function.
+    const auto unit = static_cast<uint32_t>(channel), count = static_cast<uint32_t>(blocks);
+    const int64_t index = (unit / count * rows + row) * blocks + unit % count;
     return {data + index * size, active};
   }
 };
@@ -199,11 +201,12 @@ struct RealOutput {
     MONARCH_DEVICE static void write(T* to, const T* by, int stride, int left,
                                      const float (&value)[kCount]) {
       constexpr Residues<kCount> kResidues;
+      const bool whole = left > (kCount - 1) * stride;
       float scaled[kCount];
 #pragma unroll
       for (int slot = 0; slot < kCount; ++slot) {
         const int n = kResidues.of[slot] * stride;
-        scaled[slot] = n < left ? value[slot] * load_once(by + n) : 0.0f;
+        scaled[slot] = whole || n < left ? value[slot] * load_once(by + n) : 0.0f;
       }
       write(to, stride, left, scaled);
     }

@@ -17,7 +17,7 @@ struct RowShape {
 
   // One complex number in kPad is left out: then neighbouring threads find their points in
   // different banks in every stage. Columns do that by themselves.
-  static constexpr int kPad = kColumns > 1 ? 0 : P::radix(kLast) < 16 ? 16 : P::radix(kLast);
+  static constexpr int kPad = kColumns > 1 ? 0 : P::radix(kLast);
   static constexpr int padded(int point) {
     return kPad == 0 ? point : point + point / (kPad == 0 ? 1 : kPad);
   }
@@ -38,7 +38,11 @@ struct Butterfly {
   static constexpr int kRadix = P::radix(kStage), kStride = Shape::stride(kStage);
   int index, block, low;
 
-  MONARCH_DEVICE explicit Butterfly(int i) : index(i), block(i / kStride), low(i % kStride) {}
+  // Unsigned, since a division of signed numbers by a power of two takes four instructions.
+  MONARCH_DEVICE explicit Butterfly(unsigned i)
+      : index(static_cast<int>(i)),
+        block(static_cast<int>(i / kStride)),
+        low(static_cast<int>(i % kStride)) {}
 
   MONARCH_DEVICE int first() const { return Shape::padded(block * (kRadix * kStride) + low); }
   // Constant, since the padding unit divides the stride or the stride divides it.
@@ -68,13 +72,17 @@ struct RowTransform {
 
   float2* row;
   const float4* table;
-  int rank;  // of this thread in its team
+  unsigned rank;  // of this thread in its team
 
   template <int kStage, class Body>
   MONARCH_DEVICE void each(Body body) const {
-    constexpr int kCount = Shape::butterflies(kStage);
+    constexpr unsigned kCount = Shape::butterflies(kStage);
+    if constexpr (kCount == kTeam) {
+      body(Butterfly<kStage>(rank));
+    } else {
 #pragma unroll 1
-    for (int i = rank; i < kCount; i += kTeam) body(Butterfly<kStage>(i));
+      for (unsigned i = rank; i < kCount; i += kTeam) body(Butterfly<kStage>(i));
+    }
   }
 
   // All stages, the last one's result to use(butterfly, x). source(butterfly, in) gives the first

@@ -65,12 +65,13 @@ PYBIND11_MODULE(_host, module) {
              "Raises ValueError for a length that is out of range.");
   module.def(
       "spectrum_floats",
-      [](int64_t channels, int64_t length, bool cuda) {
+      [](int64_t channels, int64_t length, int64_t shared_bytes) {
         transform_size(length);  // throws for a bad length
-        return cuda ? monarch::cuda_spectrum_floats(channels, length)
-                    : monarch::cpu::spectrum_floats(channels, length);
+        if (shared_bytes == 0) return monarch::cpu::spectrum_floats(channels, length);
+        return monarch::cuda_spectrum_floats(channels,
+                                             monarch::cuda_transform(length, shared_bytes));
       },
-      py::arg("channels"), py::arg("length"), py::arg("cuda") = false,
+      py::arg("channels"), py::arg("length"), py::arg("shared_bytes") = 0,
       "Return the size of the spectrum of a (channels, length) filter: that of the CPU kernels in\n"
-      "use, or that of the CUDA kernels.");
+      "use, or of the CUDA kernels on a GPU that gives a block so much shared memory.");
 }

@@ -15,16 +15,18 @@ class Cuda {
   Cuda(const Tensor& like, const char* operation) : call_(like, operation) {}
 
   int64_t spectrum_numel(int64_t channels, int64_t length) const {
-    return cuda::spectrum_floats(channels, length);
+    return cuda::spectrum_floats(channels, length, call_.launch().device);
   }
   float* spectrum_numbers(Tensor& spectrum, int64_t, int64_t) const {
     return spectrum.data<float>();
   }
-  // Only its size can tell: to read what it holds would wait for the GPU. One order serves all.
+  // Only its size can tell: to read what it holds would wait for the GPU. It differs between
+  // channels, lengths and transforms.
   const float* spectrum_numbers(const Tensor& spectrum, int64_t channels, int64_t length) const {
     MONARCH_CHECK(spectrum.numel() == spectrum_numel(channels, length),
                   "fft_conv: the spectrum has ", spectrum.numel(), " numbers, that of ", channels,
-                  " channels of length ", length, " has ", spectrum_numel(channels, length));
+                  " channels of length ", length, " has ", spectrum_numel(channels, length),
+                  " on this GPU");
     const float* data = spectrum.data<const float>();
     MONARCH_CHECK(reinterpret_cast<uintptr_t>(data) % 16 == 0,
                   "fft_conv: the spectrum is a view that is not aligned to 16 bytes");

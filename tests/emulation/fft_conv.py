@@ -86,7 +86,9 @@ class EmulatedFftConv:
     def spectrum(self, k, k_rev, skip, length, circular) -> Tensor:
         library = self.emulator.library
         library.launch_spectrum_floats.restype = c_int64
-        floats = library.launch_spectrum_floats(c_int64(k.shape[0]), c_int64(length))
+        floats = library.launch_spectrum_floats(
+            c_int64(k.shape[0]), c_int64(length), self._limits()
+        )
         with self.emulator:
             p = _FilterSpectrum(k.shape[0], length, circular=circular)
             p.k, p.taps = self._read(k, "k"), k.shape[1]

@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "build" / "emulation"
 FLAGS = ("-std=c++17", "-O3", "--expt-relaxed-constexpr", "-lineinfo", f"-I{ROOT / 'csrc'}")
-HEADERS = ("*.h", "*.cuh", "*.inl")
+HEADERS = ("*.h", "*.cuh", "*.inl", "*.cu")  # .cu: one source may include another
 
 
 class CompileError(RuntimeError):

@@ -5,6 +5,8 @@ output is read as it comes, because a library holds millions of instructions. Bo
 the CUDA toolkit, if all of it is installed, and in the triton package.
 """
 
+import bisect
+import heapq
 import importlib.util
 import itertools
 import os
@@ -67,29 +69,29 @@ class KernelCode:
         are found only in them.
         """
         first, last = self.loop
-        inside = [b for b in self.branches if first <= b.at <= last]
-        nodes = {first, last + 1, *(b.at + 1 for b in inside)}
-        nodes = sorted(nodes | {b.target for b in inside if first <= b.target <= last})
-        jumps = {b.at + 1: b for b in inside}
-        cost = {node: {} for node in nodes}  # of the way there, by the loads on it
-        cost[first] = {0: 0}
-        for here, after in itertools.pairwise(nodes):
-            new = sum(here <= at < after for at in self.loads)
-            branch = jumps.get(after)
-            for passed, instructions in cost[here].items():
-                count, done = min(loads, passed + new), instructions + after - here
-                targets = []
-                # Not backwards: an inner loop is gone through once.
-                if branch and branch.at < branch.target <= last:
-                    targets.append(branch.target)
-                if not branch or branch.conditional or after == last + 1:
-                    targets.append(after)
-                for target in targets:
-                    cost[target][count] = min(done, cost[target].get(count, done))
-        ways = cost[last + 1]
-        if loads not in ways:
-            raise ValueError(f"{self.name}: no way through the loop has {loads} global loads")
-        return ways[loads]
+        jumps = {b.at + 1: b for b in self.branches}
+        nodes = {first, self.instructions, *jumps, *(b.target for b in self.branches)}
+        after = dict(itertools.pairwise(sorted(nodes)))
+        heap, seen = [(0, first, 0)], set()  # instructions, where, loads so far
+        while heap:
+            done, here, passed = heapq.heappop(heap)
+            if (here, passed) in seen or here not in after:
+                continue
+            seen.add((here, passed))
+            end = after[here]
+            branch = jumps.get(end)
+            new = bisect.bisect_left(self.loads, end) - bisect.bisect_left(self.loads, here)
+            count, done = min(loads, passed + new), done + end - here
+            closes = branch is not None and branch.target == first
+            if (closes or end == last + 1) and count == loads:
+                return done
+            # Not backwards, so that an inner loop is gone through once; but blocks that lie behind
+            # the loop come back into it.
+            if branch and not closes and (branch.at < branch.target or last < branch.at):
+                heapq.heappush(heap, (done, branch.target, count))
+            if not branch or branch.conditional:
+                heapq.heappush(heap, (done, end, count))
+        raise ValueError(f"{self.name}: no way through the loop has {loads} global loads")
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,11 @@ def _kernel(name: str, arch: str, opcodes: list[str], labels, branches) -> Kerne
     jumps = [Branch(at, labels.get(to, at), conditional) for at, to, conditional in branches]
     backward = [(jump.target, jump.at) for jump in jumps if jump.target < jump.at]
     if backward:
-        first, last = max(backward, key=lambda loop: loop[1] - loop[0])
+        # A block behind the loop comes back into its middle: the loop is what begins first among
+        # the long ones.
+        longest = max(at - target for target, at in backward)
+        first = min(target for target, at in backward if at - target > longest / 2)
+        last = max(at for target, at in backward if target == first)
     loop = Counter(opcodes[first : last + 1])
-    loads = [at for at in range(first, last + 1) if opcodes[at] == "LDG"]
+    loads = [at for at, opcode in enumerate(opcodes) if opcode == "LDG"]
     return KernelCode(name, arch, Counter(opcodes), loop, (first, last), jumps, loads)

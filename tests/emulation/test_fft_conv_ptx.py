@@ -6,6 +6,7 @@ repeats what a kernel's parameters are, and it is an error if nvcc and g++ lay t
 """
 
 import ctypes
+import gc
 import hashlib
 import re
 import subprocess
@@ -37,11 +38,14 @@ RUNNER = ctypes.CFUNCTYPE(
 
 
 class PtxEmulator(Emulator):
-    """An emulator whose kernels are those of a PTX module. `launched` has the names of all run."""
+    """An emulator whose kernels are those of a PTX module. `launched` has the names of all run.
 
-    def __init__(self, library, module: PtxModule) -> None:
+    `instead`: a module with a few of the kernels, which are then taken from there.
+    """
+
+    def __init__(self, library, module: PtxModule, instead: PtxModule | None = None) -> None:
         super().__init__(library)
-        self.module, self.launched = module, set()
+        self.module, self.instead, self.launched = module, instead, set()
         self.error: Exception | None = None
         self._arrays: list[np.ndarray] = []
         self._symbols = _symbols(library)
@@ -78,7 +82,8 @@ class PtxEmulator(Emulator):
             name = self._ptx_name(self._names[kernel - self._base])
             arguments = [ctypes.string_at(parameters[i], sizes[i]) for i in range(count)]
             self.launched.add(name)
-            ptx = self.module.kernel(name)
+            replaced = self.instead is not None and name in self.instead.names
+            ptx = (self.instead if replaced else self.module).kernel(name)
             ptx.launch(grid, block, arguments, shared=shared, buffers=self._arrays)
         except Exception as error:
             self.error = error
@@ -115,7 +120,7 @@ def make_library():
 
 @pytest.fixture(scope="module")
 def compiled():
-    """The library of launchers, and PTX: "shipped", and that of one plan by architecture."""
+    """The library of launchers, the PTX that ships, and that of one plan by architecture."""
     try:
         compiler()
     except BuildError as reason:
@@ -123,10 +128,21 @@ def compiled():
     known = [arch for arch in ARCHS if str(arch) in nvcc.known_archs()]
     with ThreadPoolExecutor(2) as pool:
         shipped = pool.submit(compile_ptx, SHIPPED)
-        library = pool.submit(make_library)
-        ptx = {arch: pool.submit(compile_ptx, arch, "-DONE_PLAN") for arch in known}
-        ptx["shipped"] = shipped
-        return library.result(), {name: each.result() for name, each in ptx.items()}
+        library = pool.submit(build, [SOURCE, KERNELS / "fft_conv_launch.cpp"])
+        one_plan = {arch: pool.submit(compile_ptx, arch, "-DONE_PLAN") for arch in known}
+        ptx = {arch: text.result() for arch, text in one_plan.items()}
+        return library.result(), shipped.result(), ptx
+
+
+@pytest.fixture(autouse=True)
+def short_collections():
+    """Instructions are many objects that stay: cycles are looked for in those of one test only."""
+    gc.freeze()
+    gc.disable()
+    yield
+    gc.collect()
+    gc.unfreeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +152,7 @@ def library(compiled):
 
 @pytest.fixture(scope="module")
 def shipped(compiled):
-    return PtxModule(compiled[1]["shipped"])
+    return PtxModule(compiled[1])
 
 
 # ---- Whole operators -----------------------------------------------------------------------------
@@ -144,14 +160,14 @@ def shipped(compiled):
 # A cache of two long rows: rows come in groups, and sums over rows are continued.
 TINY_CACHE = DeviceLimits(0, 1, 99 << 10, 32 << 10)
 FULL = {"skip": True, "pregate": True, "postgate": True}
-# What the lengths choose, of the plans in fft_conv_ptx.cu; with several rows a team, and teams
-# without a row.
+# What the lengths choose, of the plans in fft_conv_ptx.cu; in some cases teams have several rows,
+# in some none.
 CASES = {
-    "16_16_gated": Case("ptx", 9, 2, 250, reverse_taps=100, **FULL),
+    "16_16_gated": Case("ptx", 9, 16, 250, reverse_taps=100, **FULL),
     "16_16_bfloat16": Case("ptx", 3, 2, 256, reverse_taps=256, dtype="bfloat16"),
     "24_16": Case("ptx", 2, 2, 330, reverse_taps=330),
     "24_16_circular": Case("ptx", 2, 2, 380, circular=True, dtype="bfloat16", **FULL),
-    "6_16_16": Case("ptx", 3, 2, 1100, reverse_taps=1100, skip=True, postgate=True),
+    "6_16_16": Case("ptx", 3, 10, 1100, reverse_taps=1100, skip=True, postgate=True),
     "6_16_16_bfloat16": Case("ptx", 5, 1, 1536, taps=7, dtype="bfloat16", **FULL),
     "4_long": Case("ptx", 3, 2, 500, reverse_taps=500, **FULL),
     "4_long_circular": Case("ptx", 2, 2, 512, circular=True, dtype="bfloat16", skip=True),
@@ -167,32 +183,29 @@ def operator(emulator: Emulator, name: str) -> EmulatedFftConv:
     return EmulatedFftConv(emulator, TINY_CACHE if name.startswith("4_long") else SMALL)
 
 
-def check(library, module: PtxModule, name: str) -> None:
-    """Result and all gradients of a case within the error budget, and nothing but PTX run."""
-    emulator = PtxEmulator(library, module)
-    check_fft_conv(operator(emulator, name), CASES[name])
+def check(emulator: PtxEmulator, name: str, **changed) -> None:
+    """Result and all gradients of a case are within the error budget, and nothing but PTX ran."""
+    check_fft_conv(operator(emulator, name), replace(CASES[name], **changed))
     launched = {re.search(r"[a-z_]+_kernel(?=[EI])", kernel)[0] for kernel in emulator.launched}
     assert launched == (LONG if "long" in name else IN_BLOCKS)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_operator(library, shipped, name):
-    check(library, shipped, name)
+    check(PtxEmulator(library, shipped), name)
 
 
-@pytest.mark.parametrize("name", ["24_16", "24_16_circular"])
 @pytest.mark.parametrize("arch", ARCHS)
-def test_operator_of_each_architecture(compiled, arch, name):
-    library, ptx = compiled
+def test_operator_of_each_architecture(compiled, arch):
+    library, _, ptx = compiled
     if arch not in ptx:
         pytest.skip(f"this nvcc does not know sm_{arch}")
-    case = replace(CASES[name], dtype="float16")
-    emulator = PtxEmulator(library, PtxModule(ptx[arch]))
-    check_fft_conv(operator(emulator, name), case)
-    assert len(emulator.launched) == len(IN_BLOCKS)
+    module = PtxModule(ptx[arch])
+    for name in ("24_16", "24_16_circular"):
+        check(PtxEmulator(library, module), name, dtype="float16")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["16_16_gated", "24_16_circular", "6_16_16", "4_long"])
 def test_as_in_the_source_emulator(library, shipped, name):
     """The same but for sums of two products, of which either may be the one that is not rounded."""
     case, inputs = CASES[name], make_inputs(CASES[name])
@@ -201,6 +214,8 @@ def test_as_in_the_source_emulator(library, shipped, name):
         evaluate(operator(each, name), inputs, circular=case.circular) for each in emulators
     )
     for result, actual in found.items():
+        if result == "dskip":  # too few numbers; as dk, it is from the filter's gradient
+            continue
         if actual.dtype == torch.float32:
             error = (actual - expected[result]).norm() / expected[result].norm()
             assert error < 2**-21, result
@@ -233,11 +248,12 @@ def further(step: int):
 
 FORWARD = r"15fft_conv_kernel\w*Li16ELi16EEEELi16\w*InputIf"
 THREE = r"15fft_conv_kernel\w*Li6ELi16ELi16\w*InputIf"
+FMA = r"(fma\.rn\.f32\s+\S+ \S+) (\S+), (\S+);"
 # What it is: a case, a kernel, what of its text to replace once.
 PLANTED = {
     "fma: factor and addend swapped": (
         *("16_16_gated", FORWARD),
-        *(r"(fma\.rn\.f32\s+\S+ \S+) (\S+), (\S+);", r"\1 \3, \2;"),
+        *(FMA, r"\1 \3, \2;"),
     ),
     "fma: a sign": ("6_16_16", THREE, r"neg\.f32", "mov.f32"),
     "a constant, by 2^-11": ("16_16_gated", FORWARD, "0f3F3504F3", "0f3F3514F3"),
@@ -254,43 +270,48 @@ PLANTED = {
     "strides swapped": ("6_16_16", THREE, r"_param_0\+8\]", "_param_0+16]"),
     "size of a parameter": ("6_16_16", THREE, r"(_param_0)\[(\d+)(?=\])", further(8)),
     "bfloat16 taken for float16": (
-        *("16_16_bfloat16", r"15fft_conv_kernel\w*Li16ELi16EEEELi16\w*BFloat16"),
+        *("24_16_circular", r"15fft_conv_kernel\w*Li24\w*BFloat16"),
         *(r"cvt\.rn\.bf16\.f32", "cvt.rn.f16.f32"),
     ),
     "twiddles: cosine and tangent swapped": (
         *("24_16", "14twiddle_kernel"),
         *(r"(st\.global\.v4\.f32\s+\S+) \{(\S+), (\S+),", r"\1 {\3, \2,"),
     ),
-    "spectrum: conjugate": ("24_16", r"filter_spectrum\w*Li24", r"neg\.f32", "mov.f32"),
+    "spectrum: a sign": (*("24_16", r"filter_spectrum\w*Li24", r"(?s)(.*)neg\.f32", r"\1mov.f32"),),
     "backward: offset of what is held": (
-        *("24_16", r"backward\w*Li24\w*InputIf", r"(ld\.shared\.v4\.f32.*\[%r\d+\+)(\d+)\]"),
+        *("24_16", r"backward\w*Li24\w*InputIf", r"(ld(?:\.shared)?\.v4\.f32.*\[%\w+\+)(\d+)\]"),
         further(16),
     ),
-    "backward: no sum over rows": (
-        *("16_16_gated", r"backward\w*Li16ELi16EEEELi16\w*InputIf", r"ld\.global\.v4\.f32", "ld"),
+    "backward: sum over rows": (
+        *(
+            "16_16_gated",
+            r"backward\w*Li16ELi16EEEELi16\w*InputIf",
+            r"(ld\.global\.v4\.f32.*\[%rd\d+\+)(\d+)\]",
+        ),
+        further(16),
     ),
     "filter gradient: sum": ("24_16", r"filter_gradient_kernel\w*Li24", r"add\.f32", "sub.f32"),
     "taps: sign": ("24_16_circular", "filter_gradient_taps", r"sub\.f32", "add.f32"),
-    "outer: twiddle": ("4_long", r"outer_forward\w*InputIf", r"rem\.s64", "div.s64"),
+    "outer: fma": ("4_long", r"outer_forward\w*Li4E\w*InputIf", FMA, r"\1 \3, \2;"),
     "outer inverse: sign": (
         "8_8_long",
-        r"outer_inverse\w*8ELi8\w*OutputIf",
+        r"outer_inverse\w*8ELi8\w*OutputIfLi1",
         r"neg\.f32",
         "mov.f32",
     ),
 }
 
 
-@pytest.mark.parametrize("bug", PLANTED)
-def test_planted_bug_is_found(compiled, bug):
-    library, ptx = compiled
+@pytest.mark.parametrize("bug", sorted(PLANTED, key=lambda bug: PLANTED[bug][0]))
+def test_planted_bug_is_found(compiled, shipped, bug):
+    library, text, _ = compiled
     name, kernel, pattern, replacement = PLANTED[bug]
-    text = ptx["shipped"]
-    entries = re.findall(rf"\.entry \w*{kernel}\w*\(.*?^\}}", text, re.DOTALL | re.MULTILINE)
-    assert entries
-    for before in entries:
-        after = re.sub(pattern, replacement, before, count=1)
-        assert after != before, "the pattern fits nothing: the compiler writes it differently now"
-        text = text.replace(before, after)
+    found = re.findall(rf"\.entry \w*{kernel}\w*\(.*?^\}}", text, re.DOTALL | re.MULTILINE)
+    assert len(found) == 1
+    after = re.sub(pattern, replacement, found[0], count=1)
+    assert after != found[0], "the pattern fits nothing: the compiler writes it differently now"
+    variables = text[: text.index(".entry")].removesuffix(".visible ")
+    emulator = PtxEmulator(library, shipped, PtxModule(f"{variables}\n{after}\n"))
     with pytest.raises((PtxError, AssertionError, TypeError)):
-        check(library, PtxModule(text), name)
+        check(emulator, name)
+    assert len(emulator.launched & set(emulator.instead.names)) == 1

@@ -26,8 +26,11 @@ const char* text_of_exception(Call call) {
 
 extern "C" {
 
-int64_t launch_spectrum_floats(int64_t channels, int64_t length) {
-  return cuda::spectrum_floats(channels, length);
+// 0 if there is no transform for the length on this device.
+int64_t launch_spectrum_floats(int64_t channels, int64_t length, const cuda::DeviceLimits* device) {
+  int64_t floats = 0;
+  text_of_exception([&] { floats = cuda::spectrum_floats(channels, length, *device); });
+  return floats;
 }
 
 // `scratch_bytes` functions first: with scratch == nullptr the size is written, nothing is run.

@@ -11,8 +11,8 @@ using FewOuterPlans = PlanList<>;
 #else
 using FewBlockPlans = PlanList<BlockPlan<Plan<16, 16>, 16>, BlockPlan<Plan<24, 16>, 16>,
                                BlockPlan<Plan<6, 16, 16>, 96>>;
-// Rows of 512 and of 8192 points are long ones here.
-using FewInnerPlans = PlanList<BlockPlan<Plan<16, 8>, 8>>;
+// Rows of 512 and of 8192 points are long ones here. Of inner rows, each has a block, as in plan.h.
+using FewInnerPlans = PlanList<BlockPlan<Plan<16, 8>, 64>>;
 using FewOuterPlans = PlanList<Plan<4>, Plan<8, 8>>;
 #endif
 }  // namespace monarch
