@@ -161,8 +161,8 @@ constexpr int64_t odd_part(int64_t size) {
 }
 
 // Phases m / 4S of the step between outer and inner transform: e^(2 pi i m / 4S) = coarse + coarse
-// * fine, where fine entries are e^(2 pi i m / 4S) - 1 of small m: their rounding errors hardly
-// count.
+// * fine, with fine = e^(2 pi i m / 4S) - 1 of small m, and coarse a pair, the number and its
+// rounding error: the sum is then rounded once.
 constexpr int kFinePhases = 1024;
 constexpr int64_t coarse_phases(int64_t size) { return 4 * size / kFinePhases + 1; }
 
@@ -178,7 +178,7 @@ struct TransformShape {
   constexpr int64_t inner_offset() const { return is_long() ? outer.pairs() : 0; }
   constexpr int64_t phase_offset() const { return inner_offset() + inner.pairs(); }
   constexpr int64_t pairs() const {
-    return phase_offset() + (is_long() ? (kFinePhases + coarse_phases(size) + 1) / 2 : 0);
+    return phase_offset() + (is_long() ? kFinePhases / 2 + coarse_phases(size) : 0);
   }
 };
 

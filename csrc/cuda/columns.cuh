@@ -28,7 +28,8 @@ struct LongRows {
   int64_t size;
   float2* data;  // scratch: (row, block, column)
   const float4* table;
-  const float2* phases;  // fine, then coarse
+  const float2* fine;  // phases (core/twiddle.h)
+  const float4* coarse;
 };
 
 // e^(2 pi i m / 4S) for m = multiplier * v. A residue of the outer transform is one modulo
@@ -39,10 +40,12 @@ MONARCH_DEVICE float2 outer_twiddle(const LongRows& p, int multiplier, int v) {
   const int product = multiplier * v;  // below 4S = 2^24 in magnitude
   const auto m =
       static_cast<uint32_t>(product < 0 ? product + 4 * static_cast<int>(p.size) : product);
-  const float2 fine = device::load_readonly(p.phases + m % kFinePhases);
-  const float2 coarse = device::load_readonly(p.phases + kFinePhases + m / kFinePhases);
-  return make_float2(device::fma(coarse.x, fine.x, device::fma(-coarse.y, fine.y, coarse.x)),
-                     device::fma(coarse.x, fine.y, device::fma(coarse.y, fine.x, coarse.y)));
+  const float2 fine = device::load_readonly(p.fine + m % kFinePhases);
+  const float4 coarse = device::load_readonly(p.coarse + m / kFinePhases);
+  const float2 rest =
+      make_float2(device::fma(coarse.x, fine.x, device::fma(-coarse.y, fine.y, coarse.z)),
+                  device::fma(coarse.x, fine.y, device::fma(coarse.y, fine.x, coarse.w)));
+  return make_float2(coarse.x + rest.x, coarse.y + rest.y);
 }
 
 // scratch = outer transform of the input's columns, twiddled. Grid: tiles of columns * rows.

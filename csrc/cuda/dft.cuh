@@ -140,13 +140,11 @@ MONARCH_DEVICE void split_by_twos(float2* x, const Twiddles& twiddles, int first
   }
 }
 
-// (a, b, c) -> the three residues of a + b z + c z^2, for p b and p^2 c given.
+// (a, b, c) -> the three residues of a + b z + c z^2; given are p b + p^2 c and p b - p^2 c.
 template <bool kInverse>
-MONARCH_DEVICE void split_by_three(float2& a, float2& b, float2& c, float2 pb, float2 ppc) {
+MONARCH_DEVICE void split_by_three(float2& a, float2& b, float2& c, float2 sum, float2 difference) {
   constexpr float kHalfRootOf3 = 0.8660254037844386f;
   constexpr float kSine = kInverse ? -kHalfRootOf3 : kHalfRootOf3;
-  const float2 sum = make_float2(pb.x + ppc.x, pb.y + ppc.y);
-  const float2 difference = make_float2(pb.x - ppc.x, pb.y - ppc.y);
   const float2 middle = make_float2(device::fma(-0.5f, sum.x, a.x), device::fma(-0.5f, sum.y, a.y));
   a = make_float2(a.x + sum.x, a.y + sum.y);
   b = make_float2(device::fma(-kSine, difference.y, middle.x),
@@ -180,12 +178,18 @@ MONARCH_DEVICE void dft(const float2 (&in)[kRadix], float2 (&x)[kRadix], const T
   } else {
 #pragma unroll
     for (int j = 0; j < kPower; ++j) {
-      float2 pb = x[kPower + j], ppc = x[2 * kPower + j];
+      float2 sum = x[kPower + j], difference = x[2 * kPower + j];
       if constexpr (!Twiddles::kOne) {
-        pb = scale(turn<kInverse>(pb, twiddles[0].y), twiddles[0].x);
-        ppc = scale(turn<kInverse>(ppc, twiddles[1].y), twiddles[1].x);
+        // p b = cosine * turn(b): the product becomes part of the sums.
+        const float2 p = twiddles[0], turned = turn<kInverse>(sum, p.y);
+        const float2 ppc = scale(turn<kInverse>(difference, twiddles[1].y), twiddles[1].x);
+        sum = make_float2(device::fma(p.x, turned.x, ppc.x), device::fma(p.x, turned.y, ppc.y));
+        difference =
+            make_float2(device::fma(p.x, turned.x, -ppc.x), device::fma(p.x, turned.y, -ppc.y));
+      } else {
+        butterfly<kInverse, false>(sum, difference);
       }
-      split_by_three<kInverse>(x[j], x[kPower + j], x[2 * kPower + j], pb, ppc);
+      split_by_three<kInverse>(x[j], x[kPower + j], x[2 * kPower + j], sum, difference);
     }
     split_thirds_by_twos<kRadix, kInverse>(x, twiddles);
   }
@@ -208,10 +212,12 @@ MONARCH_DEVICE void dft(const float (&in)[kRadix], float2 (&x)[kRadix], const Tw
   } else {
 #pragma unroll
     for (int j = 0; j < kPower; ++j) {
+      const float2 pb = twiddles.times(0, in[kPower + j]);
+      const float2 ppc = twiddles.times(1, in[2 * kPower + j]);
       x[j] = make_float2(in[j], 0.0f);
       split_by_three<false>(x[j], x[kPower + j], x[2 * kPower + j],
-                            twiddles.times(0, in[kPower + j]),
-                            twiddles.times(1, in[2 * kPower + j]));
+                            make_float2(pb.x + ppc.x, pb.y + ppc.y),
+                            make_float2(pb.x - ppc.x, pb.y - ppc.y));
     }
     split_thirds_by_twos<kRadix, false>(x, twiddles);
   }

@@ -39,29 +39,24 @@ struct Work {
   int slices;
 };
 
-// A team's part of the work: rows `row`, `row + step`, ... of a unit, all teams of a block in as
-// many turns. `number` counts the teams of the grid: that of the first of a unit is a multiple of
-// how many it has.
+// A team's part of the work: rows first + offset, first + step + offset, ... of a unit. `first` is
+// the same for all teams of a block, which must take the same turns. `number` counts the teams of
+// the grid: those of a unit are neighbours.
 struct Share {
-  int64_t unit, row, step, number;
-  int turns;
+  int64_t unit, first, step, offset, number;
 
   template <class Shape>
   MONARCH_DEVICE static Share of(const Work& work) {
     const uint32_t team = Shape::kTeams == 1 ? 0 : threadIdx.x / Shape::kTeam;
     const int64_t number = int64_t{blockIdx.x} * Shape::kTeams + team;
     if (Shape::kTeams > 1 && work.slices == 0) {
-      // Fewer than 128 rows: 32 bits are enough for what is left of the division.
       const int64_t unit = number / work.rows;
-      const bool exists = unit < work.units;
-      return {exists ? unit : 0, exists ? number % work.rows : work.rows, work.rows, number, 1};
+      if (unit >= work.units) return {0, 0, work.rows, work.rows, number};  // nothing to do
+      return {unit, 0, work.rows, number % work.rows, number};
     }
     const uint32_t slice = blockIdx.x % work.slices;
-    const int64_t first = int64_t{slice} * Shape::kTeams,
-                  step = int64_t{work.slices} * Shape::kTeams;
-    int turns = 0;
-    for (int64_t row = first; row < work.rows; row += step) ++turns;
-    return {blockIdx.x / work.slices, first + team, step, number, turns};
+    return {blockIdx.x / work.slices, int64_t{slice} * Shape::kTeams,
+            int64_t{work.slices} * Shape::kTeams, team, number};
   }
 };
 
@@ -124,8 +119,8 @@ __global__ void __launch_bounds__(BlockShape<Block>::kThreads, BlockShape<Block>
   const auto transform = make_transform<Shape>(shared, table);
   const Share share = Share::of<Shape>(work);
   const float4* own_spectrum = spectrum + share.unit * (Shape::kSize / 2);
-  int64_t row = share.row;
-  for (int turn = 0; turn < share.turns; ++turn, row += share.step) {
+  for (int64_t first = share.first; first < work.rows; first += share.step) {
+    const int64_t row = first + share.offset;
     const bool active = row < work.rows;
     const auto in = input.at(share.unit, row, active);
     const auto out = output.at(share.unit, row, active);
@@ -203,8 +198,8 @@ __global__ void __launch_bounds__(BlockShape<Block>::kThreads, BlockShape<Block>
                      : scratch.held + share.number * kEntries;
   float4* sums = scratch.partials == nullptr ? nullptr : scratch.partials + share.number * kEntries;
   bool add = scratch.add;
-  int64_t row = share.row;
-  for (int turn = 0; turn < share.turns; ++turn, row += share.step) {
+  for (int64_t first = share.first; first < work.rows; first += share.step) {
+    const int64_t row = first + share.offset;
     const bool active = row < work.rows;
     const auto reader = [&](const Input& input) {
       return [from = input.at(share.unit, row, active)](auto butterfly, auto& points) {

@@ -76,9 +76,7 @@ struct Spectrum {
   const float4* inner_table(const TransformShape& shape) const {
     return table + shape.inner_offset();
   }
-  const float2* phases(const TransformShape& shape) const {
-    return reinterpret_cast<const float2*>(table + shape.phase_offset());
-  }
+  const float4* phases(const TransformShape& shape) const { return table + shape.phase_offset(); }
 };
 
 // 1/S without the odd part, which is in the table.
@@ -171,7 +169,8 @@ inline LongRows long_rows(const TransformShape& choice, const Spectrum& spectrum
           choice.size,
           data,
           spectrum.table,
-          spectrum.phases(choice)};
+          reinterpret_cast<const float2*>(spectrum.phases(choice)),
+          spectrum.phases(choice) + kFinePhases / 2};
 }
 
 template <class Input>

@@ -49,11 +49,23 @@ MONARCH_DEVICE float2 table_entry(const PlanShape& plan, int pair, int half, int
   return as_complex({root.cosine / divisor, root.sine / divisor});
 }
 
+// A number and its rounding error.
+MONARCH_DEVICE float4 in_two_parts(Root root) {
+  const float2 high = as_complex(root);
+  const float2 low = as_complex({root.cosine - high.x, root.sine - high.y});
+  return make_float4(high.x, high.y, low.x, low.y);
+}
+
 // One thread a pair. In double precision, rounded once.
 static __global__ void __launch_bounds__(256) twiddle_kernel(TableParams params) {
   const TransformShape& shape = params.shape;
   const int64_t pair = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (pair >= shape.pairs()) return;
+  const int64_t coarse = pair - shape.phase_offset() - kFinePhases / 2;
+  if (coarse >= 0) {
+    params.table[pair] = in_two_parts(root_of_unity({coarse * kFinePhases, 4 * shape.size}));
+    return;
+  }
   const auto entry = [&](int half) {
     if (pair < shape.inner_offset()) {
       return table_entry(shape.outer, static_cast<int>(pair), half, shape.size);
@@ -62,9 +74,7 @@ static __global__ void __launch_bounds__(256) twiddle_kernel(TableParams params)
       const auto inner = static_cast<int>(pair - shape.inner_offset());
       return table_entry(shape.inner, inner, half, shape.size);
     }
-    const int64_t number = 2 * (pair - shape.phase_offset()) + half;
-    if (number < kFinePhases) return minus_one({number, 4 * shape.size});
-    return as_complex(root_of_unity({(number - kFinePhases) * kFinePhases, 4 * shape.size}));
+    return minus_one({2 * (pair - shape.phase_offset()) + half, 4 * shape.size});
   };
   const float2 a = entry(0), b = entry(1);
   params.table[pair] = make_float4(a.x, a.y, b.x, b.y);

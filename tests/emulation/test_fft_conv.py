@@ -32,6 +32,11 @@ def flavours(emulators):
 
 
 @pytest.fixture(scope="module")
+def outer_plans(emulators):
+    return emulators(["tests/emulation/kernels/fft_conv_outer.cu", SOURCES[-1]])
+
+
+@pytest.fixture(scope="module")
 def fast(flavours):
     return flavours[0]
 
@@ -69,19 +74,27 @@ def test_every_block_plan(flavours, size, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("outer", OUTER_SIZES[:6])
-def test_every_outer_plan(flavours, outer, dtype):
-    """Of inner plans, 6144 with some and 8192 with others; and groups that split a batch."""
-    length = outer * (6144 if outer in (2, 8, 32) else 8192) - 5
-    batch = 3 if outer <= 8 else 1
-    case = Case(f"outer_{outer}", batch, 1, length, reverse_taps=length, dtype=dtype, **FULL)
-    checked_once(EmulatedFftConv(flavours[0], FEW), case)
-    if outer <= 8 and dtype == "float32":
-        checked_once(EmulatedFftConv(flavours[1], FEW), case)
-        same_under_every_schedule(flavours[0], case, FEW)
+@pytest.mark.parametrize("outer", OUTER_SIZES)
+def test_every_outer_plan(outer_plans, outer, dtype):
+    """Over short inner rows; the cache holds three of four rows, so that groups split the batch."""
+    length = 128 * outer - 5
+    case = Case(f"outer_{outer}", 4, 1, length, reverse_taps=length, dtype=dtype, **FULL)
+    device = DeviceLimits(0, 0, 99 << 10, 2 * 3 * 2 * 8 * 128 * outer)
+    # The longest are many blocks like those of the others: one dtype sees the checks.
+    for emulator in outer_plans[: 2 if outer <= 128 or dtype == "float32" else 1]:
+        checked_once(EmulatedFftConv(emulator, device), case)
+    if outer <= 32:
+        same_under_every_schedule(outer_plans[0], case, device)
 
 
-@pytest.mark.parametrize("outer", OUTER_SIZES[6:])
+@pytest.mark.parametrize("length", [2 * 6144 - 5, 4 * 8192, 8 * 6144])
+def test_long_rows(fast, length):
+    """The inner plans that there are, on a GPU that cannot hold any of these rows in a block."""
+    case = Case("long", 3, 1, length, reverse_taps=length, **FULL)
+    checked_once(EmulatedFftConv(fast, FEW), case)
+
+
+@pytest.mark.parametrize("outer", [128, 512])
 def test_longest_rows(fast, outer):
     """Up to the longest, 4194304: forward and the gradient of u, beside torch.fft in float32."""
     length = outer * 8192

@@ -275,7 +275,7 @@ PLANTED = {
     ),
     "twiddles: cosine and tangent swapped": (
         *("24_16", "14twiddle_kernel"),
-        *(r"(st\.global\.v4\.f32\s+\S+) \{(\S+), (\S+),", r"\1 {\3, \2,"),
+        *(r"(?s)(.*st\.global\.v4\.f32\s+\S+) \{(\S+), (\S+),", r"\1 {\3, \2,"),
     ),
     "spectrum: a sign": (*("24_16", r"filter_spectrum\w*Li24", r"(?s)(.*)neg\.f32", r"\1mov.f32"),),
     "backward: offset of what is held": (
