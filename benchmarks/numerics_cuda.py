@@ -1,4 +1,4 @@
-"""Accuracy of the CUDA kernels of `fft_conv`, run in the emulator: no GPU is needed, a C++ compiler is.
+"""Accuracy of the CUDA kernels of `fft_conv`, run in the emulator: it needs g++, but no GPU.
 
 Run as `python -m benchmarks.numerics_cuda [length ...]`; prints the table of docs/numerics.md.
 """
