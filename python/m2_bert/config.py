@@ -40,6 +40,10 @@ class M2BertConfig(PreTrainedConfig):
         use_glu_mlp: gated MLP; otherwise one GELU layer. use_monarch_mlp: block-diagonal matrices.
         pool_all: pool the mean over the attention mask instead of the first token.
         use_cls_token, use_normalized_embeddings: read by M2BertForEmbedding.
+        padding: "max_length": padding is part of the input, as in every released model, and a text
+            has its embedding only when padded to max_position_embeddings. "invariant": the mixers
+            are masked, and neither padding nor the other texts of a batch change an embedding; for
+            models trained so.
         num_attention_heads: inert; M2-BERT has no attention, but tools read the field.
 
     Raises:
@@ -82,6 +86,8 @@ class M2BertConfig(PreTrainedConfig):
     use_normalized_embeddings: bool = False
     sequence_token_planting: bool = False
     attention_pooling: bool = False
+
+    padding: str = "max_length"
 
     def __init__(self, **kwargs: Any) -> None:
         # Written out because transformers 5.3 does not make configurations dataclasses.
@@ -135,6 +141,11 @@ class M2BertConfig(PreTrainedConfig):
             f"None or an integer in [0, vocab_size={self.vocab_size})",
         )
         _require(self.hidden_act == "gelu", "hidden_act", self.hidden_act, "'gelu'")
+
+        policies = ("max_length", "invariant")
+        _require(
+            self.padding in policies, "padding", self.padding, " or ".join(map(repr, policies))
+        )
 
         # Without the mixer a checkpoint is an attention BERT; the two pooling experiments of the
         # original code were never released. Ignoring any of them would load a different model.

@@ -6,8 +6,8 @@ retrieval: Saad-Falcon et al. 2024, arXiv 2402.07440). Module names are those of
 checkpoints, so a state dict loads without renaming.
 
 Letters: B batch, L sequence length, D width, I MLP width, O filter order, E positional features.
-Padding is part of the input: the mixer has no mask, so the number of [PAD] tokens after a text
-changes its embedding.
+In the released models padding is part of the input: their mixer has no mask, so the number of
+[PAD] tokens after a text changes its embedding. With config.padding = "invariant" it does not.
 """
 
 import math
@@ -210,6 +210,9 @@ class SequenceMixer(nn.Module):
 
     x1, x2, v = short_conv(W_in u);   out = W_out( x2 * long_conv(v * x1) + long_conv_2(u) ).
     The residual convolution (filter_fn2) sees u itself: no projection, short filter or gate.
+
+    A mask sets v and u to zero where there is no token. The filters' taps do not depend on the
+    padded length and the short filter looks back only, so what follows the text is then nothing.
     """
 
     def __init__(self, config: M2BertConfig) -> None:
@@ -223,15 +226,18 @@ class SequenceMixer(nn.Module):
         self.filter_fn2 = ImplicitLongConv(config) if config.residual_long_conv else None
         self.out_linear = nn.Linear(width, width)
 
-    def forward(self, u: Tensor) -> Tensor:
-        """u: (B, L, D) -> (B, L, D)."""
+    def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        """u (B, L, D), mask (B, 1, L) of zeros and ones -> (B, L, D)."""
         if self.layernorm is not None:
             u = self.layernorm(u)
         q = self.in_linear(u).transpose(1, 2)  # (B, 3D, L)
         x1, x2, v = self.short_filter(q).chunk(3, dim=1)  # each (B, D, L)
+        if mask is not None:
+            v = v * mask
         z = self.filter_fn(v, pregate=x1, postgate=x2)
         if self.filter_fn2 is not None:
-            z = z + self.filter_fn2(u.transpose(1, 2).contiguous())
+            residual = u.transpose(1, 2).contiguous()
+            z = z + self.filter_fn2(residual if mask is None else residual * mask)
         return self.out_linear(z.transpose(1, 2))
 
 
@@ -311,8 +317,8 @@ class M2BertLayer(GradientCheckpointingLayer):
         self.attention = SequenceMixer(config)  # the checkpoints' name
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mlp(self.attention(x))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.mlp(self.attention(x, mask))
 
 
 class Encoder(nn.Module):
@@ -320,11 +326,13 @@ class Encoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(M2BertLayer(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, x: Tensor, all_states: bool | None = False) -> list[Tensor]:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, all_states: bool | None = False
+    ) -> list[Tensor]:
         """Return the last layer's output (B, L, D), after the input and the others if asked."""
         states = [x]
         for layer in self.layer:
-            x = layer(x)
+            x = layer(x, mask)
             states = [*states, x] if all_states else [x]
         return states
 
@@ -460,21 +468,30 @@ class M2BertModel(M2BertPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Encode input_ids (B, L); token_type_ids (B, L), zeros if absent.
 
-        The released models expect L = max_position_embeddings, padded on the right with [PAD];
-        a shorter input is a different function of the text, not an equivalent one.
-        attention_mask (B, L) is read by the pool_all pooler alone.
+        The released models (config.padding "max_length") expect L = max_position_embeddings,
+        padded on the right with [PAD]: a shorter input is a different function of the text, not
+        an equivalent one. attention_mask (B, L), ones where there are tokens (all, if absent), is
+        read by the pool_all pooler and, with config.padding "invariant", by every mixer.
 
         Raises:
-            ValueError: if L exceeds max_position_embeddings.
+            ValueError: if L exceeds max_position_embeddings, or the mask's shape is not (B, L).
         """
         longest = f"max_position_embeddings={self.config.max_position_embeddings}"
         if input_ids.shape[1] > self.config.max_position_embeddings:
             raise ValueError(
                 f"input_ids: got length {input_ids.shape[1]}, expected at most {longest}"
             )
+        if attention_mask is not None and attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"attention_mask: got shape {tuple(attention_mask.shape)}, "
+                f"expected input_ids' {tuple(input_ids.shape)}"
+            )
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        states = self.encoder(self.embeddings(input_ids, token_type_ids), output_hidden_states)
+        x, mask = self.embeddings(input_ids, token_type_ids), None
+        if self.config.padding == "invariant" and attention_mask is not None:
+            mask = attention_mask[:, None].to(x.dtype)  # (B, 1, L)
+        states = self.encoder(x, mask, output_hidden_states)
         pooled = None if self.pooler is None else self.pooler(states[-1], attention_mask)
         return BaseModelOutputWithPooling(
             last_hidden_state=states[-1],

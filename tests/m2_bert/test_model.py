@@ -288,6 +288,41 @@ def test_padding_changes_the_embedding(model, ids) -> None:
     assert torch.equal(long, unmasked)
 
 
+@pytest.mark.parametrize("switches", [{}, {"pool_all": True}], ids=str)
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_padding_does_not_change_an_invariant_model(switches: dict, ids, backend) -> None:
+    """Any length of padding, any [PAD] content, any company in the batch; gradients as well."""
+    model = M2BertModel(_config(padding="invariant", **switches)).set_backend(backend).eval()
+    text = ids[:1, :9]
+    for padded_length in (9, 10, 17, LENGTH):
+        padded = torch.nn.functional.pad(text, (0, padded_length - 9), value=7)
+        batch = torch.cat([padded, ids[1:, :padded_length]])
+        mask = torch.ones_like(batch)
+        mask[0, 9:] = 0
+        model.zero_grad()
+        alone, together = model(text), model(batch, mask)
+        torch.testing.assert_close(together[0][0, :9], alone[0][0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(together[1][0], alone[1][0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(  # the masked states must not leak into the gradient either
+            *(_gradient(model, output[1][0].sum()) for output in (alone, together)),
+            rtol=1e-4,
+            atol=1e-4,
+        )
+    with torch.no_grad():  # the mask does act: without it the padding is part of the text
+        assert (model(batch)[1][0] - alone[1][0]).abs().max() > 1e-3
+
+
+def _gradient(model: M2BertModel, loss: torch.Tensor) -> torch.Tensor:
+    parameters = [p for name, p in model.named_parameters() if "embeddings" not in name]
+    gradients = torch.autograd.grad(loss, parameters)
+    return torch.cat([gradient.flatten() for gradient in gradients])
+
+
+def test_a_mask_of_another_shape_is_refused(model, ids) -> None:
+    with pytest.raises(ValueError, match=r"attention_mask: got shape \(2, 3\)"):
+        model(ids, torch.ones(2, 3))
+
+
 @pytest.mark.parametrize("length", [1, 2, 7, LENGTH])
 def test_filters_of_a_shorter_input_are_the_first_taps(model, ids, length: int) -> None:
     k, k_rev = _first_filter(model).filters(LENGTH)
@@ -433,6 +468,7 @@ def test_named_config_takes_overrides() -> None:
         ("hidden_dropout_prob", 1.0, r"a number in \[0, 1\)"),
         ("pad_token_id", 40, "None or an integer in"),
         ("hidden_act", "relu", "'gelu'"),
+        ("padding", "longest", "'max_length' or 'invariant'"),
         ("monarch_mixer_sequence_mixing", False, "True"),
         ("attention_pooling", True, "not supported"),
         ("sequence_token_planting", True, "not supported"),

@@ -1,0 +1,1 @@
+"""LoCoV1 and other long-document retrieval tasks: data, evaluation, reports."""
