@@ -1,6 +1,7 @@
 # `make test` and `make bench` work from a bare checkout: Python >= 3.11, a C++ compiler and make.
 #
 #   make test      install into .venv, run the tests          (make test ARGS="-k fft")
+#   make test-integrations    the tests with MTEB, LangChain and LlamaIndex, installed beside the rest
 #   make bench     install into .venv, run the main benchmark (make bench ARGS="--help")
 #   make native    recompile the native libraries in place, incrementally
 #   make lint      check style; make format repairs it
@@ -14,7 +15,7 @@
 
 VENV ?= .venv
 TORCH ?= torch==2.13.0
-EXTRAS ?= test,model,bench
+EXTRAS ?= test,bench
 ARGS ?=
 
 # The first Python that is new enough.
@@ -25,6 +26,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 python := $(VENV)/bin/python
 pip := $(python) -m pip --disable-pip-version-check
 stamps := $(VENV)/.stamps
+integrations := $(VENV)/integrations
 build_files := setup.py CMakeLists.txt pyproject.toml
 native_files := $(shell find csrc -type f)
 cpp_files := $(shell find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.inl' \
@@ -32,12 +34,17 @@ cpp_files := $(shell find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*
 lint_tools = $(shell $(python) -c 'import tomllib; \
 	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["lint"])')
 
-.PHONY: test bench native info lint format clean
+.PHONY: test test-integrations bench native info lint format clean
 .DELETE_ON_ERROR:
 
 test: $(stamps)/installed
 	@echo "== tests"
 	@$(python) -m pytest -q $(ARGS)
+
+# None of these tests may reach for the Hub.
+test-integrations: $(stamps)/integrations
+	@echo "== tests with other libraries"
+	@HF_HUB_OFFLINE=1 $(integrations)/bin/python -m pytest -q tests/integrations $(ARGS)
 
 bench: $(stamps)/installed
 	@echo "== benchmark"
@@ -66,6 +73,18 @@ $(stamps)/torch: $(stamps)/venv
 $(stamps)/installed: $(stamps)/torch $(build_files) $(native_files)
 	@echo "== monarch-kernels[$(EXTRAS)]: dependencies and native libraries"
 	@$(pip) install --quiet --editable ".[$(EXTRAS)]"
+	@touch $@
+
+# An environment on top of .venv, of which it sees everything: nothing is built again, and the
+# older huggingface_hub that these packages want does not get into .venv.
+$(stamps)/integrations: $(stamps)/installed
+	@echo "== monarch-kernels[integrations]"
+	@$(python) -m venv --clear $(integrations)
+	@$(python) -c 'import sysconfig; \
+		print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> $$($(integrations)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth
+	@$(integrations)/bin/python -m pip --disable-pip-version-check install --quiet \
+		"monarch-kernels[integrations]"
 	@touch $@
 
 # What pip's isolated build brings by itself, kept in .venv for `make native`.

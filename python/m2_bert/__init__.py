@@ -1,5 +1,9 @@
 """M2-BERT, a long-context retrieval encoder without attention, on the kernels of monarch_kernels.
 
+    load(name)              any checkpoint as a SentenceTransformer
+    Embedder(name)          texts to embeddings, without sentence-transformers; late chunking
+    load_model(name)        the torch module
+
 Importing this package registers the architecture with transformers, so that AutoConfig, AutoModel
 and AutoModelForMaskedLM build it from a config.json whose model_type is "m2_bert".
 """
@@ -11,7 +15,10 @@ except ImportError as error:
         f"m2_bert needs transformers >= 5.3 ({error}): pip install monarch-kernels[model]"
     ) from error
 
+from m2_bert.checkpoint import CheckpointError, extend_length, load_model
 from m2_bert.config import CONFIGS, M2BertConfig, named_config
+from m2_bert.embedder import Embedder, TruncationWarning
+from m2_bert.folder import load, save_folder
 from m2_bert.model import (
     M2BertEmbeddingOutput,
     M2BertForEmbedding,
@@ -22,13 +29,20 @@ from m2_bert.model import (
 
 __all__ = [
     "CONFIGS",
+    "CheckpointError",
+    "Embedder",
     "M2BertConfig",
     "M2BertEmbeddingOutput",
     "M2BertForEmbedding",
     "M2BertForMaskedLM",
     "M2BertModel",
     "M2BertPreTrainedModel",
+    "TruncationWarning",
+    "extend_length",
+    "load",
+    "load_model",
     "named_config",
+    "save_folder",
 ]
 
 # exist_ok: a module reload must not fail.
