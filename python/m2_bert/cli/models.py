@@ -1,0 +1,86 @@
+"""Commands about models: info, convert, verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from m2_bert.cli.terminal import print_json, stdout
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Folder, weight file, Hub id or random:NAME.")
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+
+
+def info(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="As above; without one: this machine.")
+    ] = None,
+    revision: Revision = None,
+    as_json: Json = False,
+) -> None:
+    """What a model is: sizes, length, padding policy, fingerprint; without MODEL, what is built."""
+    from m2_bert.checkpoint import describe_model
+
+    if model is None:
+        from monarch_kernels import info as kernels
+
+        kernels.main(["--json"] if as_json else [])
+        return
+    facts = describe_model(model, revision=revision)
+    if as_json:
+        print_json(facts)
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), f"{value:,}" if type(value) is int else str(value))
+    stdout.print(table)
+
+
+def convert(
+    model: Model,
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    length: Annotated[
+        int | None, typer.Option(help="Extend to this many tokens (8192 -> 32768).")
+    ] = None,
+    revision: Revision = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a folder that exists.")] = False,
+) -> None:
+    """Write a clean safetensors folder: loads in transformers and sentence-transformers.
+
+    After `import m2_bert`, without remote code: `AutoModel.from_pretrained(OUT)`,
+    `SentenceTransformer(OUT)`, or `m2_bert.load(OUT)`.
+    """
+    from m2_bert.checkpoint import extend_length, load_model
+    from m2_bert.folder import save_folder
+
+    loaded = load_model(model, revision=revision)
+    if length is not None:
+        loaded = extend_length(loaded, length)
+    written = save_folder(loaded, out, overwrite=overwrite)
+    stdout.print(f"wrote {written}", highlight=False, soft_wrap=True)
+
+
+def verify(model: Model, revision: Revision = None, as_json: Json = False) -> None:
+    """Check a model's files: shapes, values, vocabulary, published vectors (8K retrieval weights).
+
+    Exit code 1 if a check fails.
+    """
+    from m2_bert.verify import verify_model
+
+    verification = verify_model(model, revision=revision)
+    if as_json:
+        print_json(verification.to_dict())
+    else:
+        table = Table(show_header=False, box=None, pad_edge=False)
+        marks = {True: "[green]ok[/green]", False: "[red]FAILED[/red]", None: "skipped"}
+        for check in verification.checks:
+            table.add_row(marks[check.passed], check.name, check.detail)
+        stdout.print(table)
+    if not verification.passed:
+        raise typer.Exit(1)
