@@ -56,24 +56,37 @@ def convert(
     After `import m2_bert`, without remote code: `AutoModel.from_pretrained(OUT)`,
     `SentenceTransformer(OUT)`, or `m2_bert.load(OUT)`.
     """
-    from m2_bert.checkpoint import extend_length, load_model
+    from m2_bert.checkpoint import build_model, extend_length, read_checkpoint
     from m2_bert.folder import save_folder
 
-    loaded = load_model(model, revision=revision)
+    checkpoint = read_checkpoint(model, revision=revision)
+    loaded = build_model(checkpoint)
     if length is not None:
         loaded = extend_length(loaded, length)
-    written = save_folder(loaded, out, overwrite=overwrite)
+    # A card may be published: no paths in it.
+    base = Path(model).name if Path(model).exists() else checkpoint.source
+    written = save_folder(loaded, out, overwrite=overwrite, base=base)
     stdout.print(f"wrote {written}", highlight=False, soft_wrap=True)
 
 
-def verify(model: Model, revision: Revision = None, as_json: Json = False) -> None:
-    """Check a model's files: shapes, values, vocabulary, published vectors (8K retrieval weights).
+def verify(
+    model: Model,
+    golden: Annotated[
+        bool,
+        typer.Option("--golden", help="Compare published vectors whatever the model's name is."),
+    ] = False,
+    revision: Revision = None,
+    as_json: Json = False,
+) -> None:
+    """Check a model's files: shapes, values, vocabulary, and published vectors.
 
+    The vectors are those of m2-bert-80M-8k-retrieval, and compared with a model of that name.
     Exit code 1 if a check fails.
     """
-    from m2_bert.verify import verify_model
+    from m2_bert.verify import GOLDEN, verify_model
 
-    verification = verify_model(model, revision=revision)
+    chosen = GOLDEN if golden else "auto"
+    verification = verify_model(model, revision=revision, golden=chosen)
     if as_json:
         print_json(verification.to_dict())
     else:
