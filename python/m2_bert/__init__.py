@@ -17,7 +17,7 @@ except ImportError as error:
 
 from m2_bert.checkpoint import CheckpointError, extend_length, load_model
 from m2_bert.config import CONFIGS, M2BertConfig, named_config
-from m2_bert.embedder import Embedder, TruncationWarning
+from m2_bert.embedder import Embedder, EncodeReport, TruncationWarning
 from m2_bert.folder import load, save_folder
 from m2_bert.model import (
     M2BertEmbeddingOutput,
@@ -31,6 +31,7 @@ __all__ = [
     "CONFIGS",
     "CheckpointError",
     "Embedder",
+    "EncodeReport",
     "M2BertConfig",
     "M2BertEmbeddingOutput",
     "M2BertForEmbedding",

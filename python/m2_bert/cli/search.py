@@ -37,7 +37,7 @@ def index(
     model: Annotated[str, typer.Option(help="Folder, weight file, Hub id or random:NAME.")],
     long_documents: LongDocuments = "window",
     max_length: MaxLength = None,
-    batch_tokens: Annotated[int, typer.Option(help="Most tokens at once: memory.")] = 16384,
+    batch_tokens: Annotated[int | None, typer.Option(help="Most tokens at once: memory.")] = None,
     dtype: Dtype = None,
     device: Device = None,
     hidden: Annotated[bool, typer.Option("--hidden", help="Hidden files and folders too.")] = False,

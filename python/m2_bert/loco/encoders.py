@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 
 LONG = ("truncate", "chunk-mean", "chunk-max")
-BATCH_TOKENS = 16384
 
 # Called with (tokens done, tokens in all) while a list of texts is being embedded.
 Progress = Callable[[int, int], None]
@@ -87,7 +86,7 @@ def open_encoder(
     max_length: int | None = None,
     backend: str | None = None,
     device: str | Sequence[str] | None = None,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     dtype: str | None = None,
     revision: str | None = None,
 ) -> Encoder:
@@ -101,7 +100,8 @@ def open_encoder(
         max_length: tokens of one pass; None: as many as the model is made for.
         backend: "torch", "onnx" or "openvino" of sentence-transformers.
         device: one device, or several that share the work.
-        batch_tokens: tokens of one batch on one device, padding included; bounds the memory.
+        batch_tokens: tokens of one batch on one device, padding included; bounds the memory. None:
+            what is fast (Embedder's for M2-BERT, else 16384).
         dtype: "float32", "bfloat16" or "float16"; None: that of the checkpoint.
         revision: commit, tag or branch on the Hub.
 
@@ -114,7 +114,7 @@ def open_encoder(
         raise ValueError(f"long: got {long!r}, expected one of {', '.join(LONG)}")
     if max_length is not None and max_length < 3:
         raise ValueError(f"max_length: got {max_length}, expected at least 3 tokens")
-    if batch_tokens < 1:
+    if batch_tokens is not None and batch_tokens < 1:
         raise ValueError(f"batch_tokens: got {batch_tokens}, expected a positive number")
     devices = [device] if device is None or isinstance(device, str) else list(device) or [None]
     is_m2, revision = _look(spec, revision)

@@ -29,7 +29,7 @@ class M2Backend:
         max_length: int | None,
         backend: str,
         devices: Sequence[str | None],
-        batch_tokens: int,
+        batch_tokens: int | None,
         dtype: str | None,
         revision: str | None,
     ) -> None:

@@ -13,6 +13,7 @@ from m2_bert.loco.encoders import Progress, hash_folder, one_line, token_batches
 BACKENDS = ("torch", "onnx", "openvino")
 # Tokenizers without a limit of their own say 1e30.
 NO_LIMIT = 10**6
+BATCH_TOKENS = 16384
 
 
 class SentenceTransformersBackend:
@@ -29,7 +30,7 @@ class SentenceTransformersBackend:
         max_length: int | None,
         backend: str,
         devices: Sequence[str | None],
-        batch_tokens: int,
+        batch_tokens: int | None,
         dtype: str | None,
         revision: str | None,
     ) -> None:
@@ -45,7 +46,7 @@ class SentenceTransformersBackend:
         prompts = {name: prompt for name, prompt in self._model.prompts.items() if prompt}
         self.settings = {"backend": backend, "dtype": dtype or "checkpoint", "prompts": prompts}
         self._devices = devices
-        self._batch_tokens = batch_tokens
+        self._batch_tokens = batch_tokens or BATCH_TOKENS
         self._pool = None
 
     def limit(self, kind: str) -> int:
