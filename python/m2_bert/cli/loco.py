@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,7 @@ from m2_bert.cli.terminal import print_json, stderr, stdout, warn_if_random
 if TYPE_CHECKING:
     from m2_bert.loco.evaluate import LazyTask
     from m2_bert.loco.result import EvaluationResult
+    from m2_bert.loco.task import RetrievalTask
 
 SUITES = ("loco-v1", "loco-v0", "offline")
 
@@ -73,6 +74,10 @@ def run(
     subset: Annotated[
         int | None, typer.Option(help="Offline tasks: this many queries, for a quick look.")
     ] = None,
+    needle: Annotated[
+        str | None,
+        typer.Option(help="Bury each answer among 39 others at these positions: 0,10,20,30,39."),
+    ] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the report here, too.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -82,10 +87,13 @@ def run(
     """
     from m2_bert.loco.evaluate import evaluate
 
-    chosen = _choose(suite, tasks, data, revision, subset)
+    chosen = _choose(suite, tasks, data, subset)
+    if needle is not None:
+        chosen = list(_needles(chosen, needle))
     if out is None:
-        out = Path("results") / f"{tasks or suite}-{model}{_distinct(long, max_length)}.json"
-        out = out.with_name(re.sub(r"[^\w.-]+", "-", out.name))
+        traits = (long if long != "truncate" else None, max_length, needle and f"needle {needle}")
+        name = "-".join(map(str, filter(None, (tasks or suite, model, *traits))))
+        out = Path("results") / (re.sub(r"[^\w.]+", "-", name) + ".json")
     out.parent.mkdir(parents=True, exist_ok=True)
     options = {
         "long": None if long == "truncate" else long,
@@ -151,9 +159,7 @@ def list_tasks() -> None:
     stdout.print(table)
 
 
-def _choose(
-    suite: str, tasks: str | None, data: Path | None, revision: str | None, subset: int | None
-) -> list[LazyTask]:
+def _choose(suite: str, tasks: str | None, data: Path | None, subset: int | None) -> list[LazyTask]:
     from m2_bert.loco.catalog import LOCO_V0, LOCO_V1
     from m2_bert.loco.data import load_task
     from m2_bert.loco.evaluate import LazyTask
@@ -183,9 +189,20 @@ def _choose(
     return [lazy(name) for name in names]
 
 
-def _distinct(long: str, max_length: int | None) -> str:
-    length = "" if max_length is None else f"-{max_length}"
-    return length + ("" if long == "truncate" else f"-{long}")
+def _needles(chosen: Sequence[LazyTask], positions: str) -> Iterator[LazyTask]:
+    from m2_bert.loco.evaluate import LazyTask
+    from m2_bert.loco.needle import needle_task
+
+    for task in chosen:
+        for number in positions.split(","):
+            if not number.strip().isdecimal():
+                raise ValueError(f"needle: got {positions!r}, expected positions such as 0,10,39")
+            position = int(number)
+
+            def load(task: LazyTask = task, position: int = position) -> RetrievalTask:
+                return needle_task(task.load(), position=position)
+
+            yield LazyTask(f"{task.name}-needle-{position}", load)
 
 
 def _bars() -> Progress:
