@@ -406,18 +406,6 @@ static void fft_conv_bwd_units(const FftConvBackwardParams& p, const Context& co
 
 // ---- Dispatch on layout and storage type
 
-template <class F>
-MONARCH_INLINE void with_scalar(Scalar scalar, F&& f) {
-  switch (scalar) {
-    case Scalar::kFloat32:
-      return f(float{});
-    case Scalar::kBFloat16:
-      return f(BFloat16{});
-    case Scalar::kFloat16:
-      return f(Float16{});
-  }
-}
-
 static void run_filter_spectrum(const FilterSpectrumParams& p, const Context& context,
                                 int64_t begin, int64_t end) {
   if (context.plan.interleaved) {

@@ -199,6 +199,19 @@ MONARCH_INLINE void transpose_blocks(Vec (&v)[kQuads]) {
 #endif
 }
 
+// Calls f with a zero of a storage type.
+template <class F>
+MONARCH_INLINE void with_scalar(Scalar scalar, F&& f) {
+  switch (scalar) {
+    case Scalar::kFloat32:
+      return f(float{});
+    case Scalar::kBFloat16:
+      return f(BFloat16{});
+    case Scalar::kFloat16:
+      return f(Float16{});
+  }
+}
+
 MONARCH_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 }  // namespace
