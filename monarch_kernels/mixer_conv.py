@@ -93,6 +93,8 @@ def _check_activations(q, u, k2) -> int:
         raise ValueError(f"q must have 3 H channels (x1, x2 and v), got {rows}")
     channels = rows // 3
     if u is None:
+        if k2 is not None:
+            raise ValueError("k2 needs u, the input of the residual branch")
         return channels
     contract.check_tensor("u", u, "B, H, L")
     if tuple(u.shape) != (batch, channels, length):

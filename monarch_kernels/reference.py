@@ -80,7 +80,9 @@ def short_conv(
         c = x * s[:, :1] if s_bias is None else x * s[:, :1] + s_bias.unsqueeze(-1)
     else:
         x = pad(x, (left, taps - 1 - left))
-        c = conv1d(x, s.unsqueeze(1), s_bias, groups=channels)
+        device = x.device.type if x.device.type in ("cpu", "cuda") else "cpu"
+        with torch.autocast(device, enabled=False):  # it would cast x back to 16 bits
+            c = conv1d(x, s.unsqueeze(1), s_bias, groups=channels)
     y = (torch_silu(c) if silu else c).to(u.dtype)
     return y.transpose(1, 2).contiguous() if channels_last else y
 
