@@ -129,6 +129,8 @@ def _backward_bwd(ctx, *cotangents):
         dy, x, s, s_bias = saved
         causal, silu, channels_last = ctx.options
         given = [c if need else None for c, need in zip(cotangents, ctx.needs, strict=True)]
+        if all(c is None for c in given):
+            return (None,) * (len(saved) + 5)
 
         def conv(x, s, s_bias):
             s, s_bias = contract.float32_filters(s, s_bias)  # cotangents may be expanded
@@ -146,8 +148,6 @@ def _backward_bwd(ctx, *cotangents):
             if cs is not None or cbias is not None:
                 terms.append(conv(x, torch.zeros_like(s) if cs is None else cs, cbias))
             terms = [(dy.float() * t).sum() for t in terms]
-        if not terms:
-            return (None,) * (len(saved) + 5)
         wanted = [t for t in saved if t is not None]
         grads = torch.autograd.grad(sum(terms), wanted, create_graph=True, allow_unused=True)
     grads = iter(grads)

@@ -87,7 +87,8 @@ def test_compile_dynamic_does_not_recompile(mixer_best):
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(mixer_best, fullgraph=True, dynamic=True, backend=counter)
     for batch, channels, length in [(2, 3, 50), (4, 5, 64), (3, 17, 257), (7, 2, 999)]:
-        case = MixerCase("dynamic", batch, channels, length, reverse_taps=length)
+        # Not 3 taps: the compiler takes equal numbers of the first call for the same number.
+        case = MixerCase("dynamic", batch, channels, length, reverse_taps=length, s_taps=4)
         expected = evaluate_mixer(mixer_best, make_mixer_inputs(case))
         actual = evaluate_mixer(compiled, make_mixer_inputs(case))
         for name, t in expected.items():
