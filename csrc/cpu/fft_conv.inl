@@ -205,15 +205,29 @@ static float* nth_row(const Context& context, int index) {
 
 // ---- The filter's spectrum: F(k[n] - i k_rev[S-1-n]) / S
 
-// Adds c * k[j] to coefficient `from` + j * step of one part (0: real, 1: imaginary) of a channel.
+// Adds c * k[j] to coefficient `from` + j * step, step 1 or -1, of one part (0: real, 1: imaginary)
+// of a channel.
 template <bool kInterleaved>
 static void add_taps(float* row, int part, int64_t lane, const float* k, int64_t taps, int64_t from,
                      int64_t step, float c) {
-  for (int64_t j = 0; j < taps; ++j) {
-    const int64_t n = from + j * step;
-    const int64_t vector = kInterleaved ? n : n / kLanes,
-                  at_lane = kInterleaved ? lane : n % kLanes;
-    at(row, vector)[part * kLanes + at_lane] += c * k[j];
+  if constexpr (kInterleaved) {
+    for (int64_t j = 0; j < taps; ++j) {
+      at(row, from + j * step)[part * kLanes + lane] += c * k[j];
+    }
+    return;
+  }
+  if (taps == 0) return;
+  const int64_t last = from + (taps - 1) * step;
+  const int64_t begin = (step > 0 ? from : last) / kLanes;
+  const int64_t end = (step > 0 ? last : from) / kLanes + 1;
+  for (int64_t v = begin; v < end; ++v) {
+    // Coefficient n = v kLanes + lane is that of tap n - from, or from - n.
+    const int64_t j = step > 0 ? v * kLanes - from : from - v * kLanes - (kLanes - 1);
+    const bool inside = j >= 0 && j + kLanes <= taps;
+    Vec tap = inside ? load(k + j) : load_clipped(k, j, taps);
+    if (step < 0) tap = reversed(tap);
+    float* out = at(row, v) + part * kLanes;
+    store(out, load(out) + c * tap);
   }
 }
 
@@ -331,19 +345,30 @@ static void write_filter_gradients(const FftConvBackwardParams& p, const Unit& u
                                    const float* row) {
   const int64_t S = unit.plan.size;
   const float scale = 1.0f / static_cast<float>(S);
+  const auto part = [row](int64_t v, int which) {
+    return load(row + kStep * padded(v, kLanes) + which * kLanes);
+  };
   for (int64_t i = 0; i < unit.channels; ++i) {
     if (p.dskip) p.dskip[h + i] = scale * gradient<kInterleaved>(row, 0, i, 0);
-    for (int64_t j = 0; p.dk && j < p.taps; ++j) {
+    float* dk = p.dk ? p.dk + (h + i) * p.taps : nullptr;
+    float* dk_rev = p.dk_rev ? p.dk_rev + (h + i) * p.reverse_taps : nullptr;
+    // Whole vectors of a row; what is left, and the other layout, one by one.
+    const int64_t whole = kInterleaved || p.circular ? 0 : p.taps / kLanes;
+    const int64_t whole_rev = kInterleaved ? 0 : p.reverse_taps / kLanes;
+    for (int64_t v = 0; dk && v < whole; ++v) store(dk + v * kLanes, scale * part(v, 0));
+    for (int64_t j = whole * kLanes; dk && j < p.taps; ++j) {
       float sum = gradient<kInterleaved>(row, 0, i, j);
       if (p.circular) sum -= gradient<kInterleaved>(row, 1, i, S - p.length + j);
-      p.dk[(h + i) * p.taps + j] = scale * sum;
+      dk[j] = scale * sum;
     }
-    for (int64_t j = 0; p.dk_rev && j < p.reverse_taps; ++j) {
-      // The last of L reverse taps would reach one element beyond the row.
-      const bool reaches = j + 1 < p.length;
-      p.dk_rev[(h + i) * p.reverse_taps + j] =
-          reaches ? -scale * gradient<kInterleaved>(row, 1, i, S - 1 - j) : 0.0f;
+    for (int64_t v = 0; dk_rev && v < whole_rev; ++v) {
+      store(dk_rev + v * kLanes, -scale * reversed(part(unit.plan.columns - 1 - v, 1)));
     }
+    for (int64_t j = whole_rev * kLanes; dk_rev && j < p.reverse_taps; ++j) {
+      dk_rev[j] = -scale * gradient<kInterleaved>(row, 1, i, S - 1 - j);
+    }
+    // The last of L reverse taps would reach one element beyond the row.
+    if (dk_rev && p.reverse_taps == p.length) dk_rev[p.length - 1] = 0.0f;
   }
 }
 

@@ -18,18 +18,6 @@ struct ShortRow {
   float bias;
 };
 
-// kLanes samples from `index` on, zeros outside of the row.
-template <class T>
-static Vec load_clipped(const T* x, int64_t index, int64_t length) {
-  const int64_t begin = index < 0 ? 0 : index;
-  const int64_t end = index + kLanes < length ? index + kLanes : length;
-  T lanes[kLanes] = {};
-  if (begin < end) {
-    std::memcpy(lanes + (begin - index), x + begin, static_cast<size_t>(end - begin) * sizeof(T));
-  }
-  return load(lanes);
-}
-
 MONARCH_INLINE Vec first_lanes(Vec v, int64_t count) {
   float lanes[kLanes];
   store(lanes, v);
