@@ -38,9 +38,9 @@ def mixer_conv(
     too. The backward computes again what it needs: only the arguments are saved.
 
     Memory of the native backend on the CPU, beside the result: the filters' spectra (8 bytes per
-    channel and sample for each filter, none with a FilterSpectrum); per thread 16 bytes per sample
-    of one row (32 in the backward; rows of up to 256 samples are done 16 at a time) and, if u is
-    read by columns, up to 8 MiB (4 bytes per sample of one row if those are more).
+    channel and sample for each filter; none with a FilterSpectrum or if B is 1); per thread 24
+    bytes per sample of one row (52 in the backward; rows of up to 256 samples are done 16 at a
+    time) and, if u is read by columns, up to 8 MiB.
 
     Args:
         q: `(B, 3H, L)`, 1 <= L <= 4,194,304; float32, bfloat16 or float16 (float64: reference).

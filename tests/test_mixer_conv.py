@@ -98,9 +98,10 @@ def test_is_its_parts(native_mixer):
 
 
 @pytest.mark.parametrize("length", [1, 70, 512, 700])
-def test_spectra_have_the_same_bits(mixer, length):
-    """Spectra made beforehand, in either or both branches."""
-    case = MixerCase("spectra", 2, 5, length, reverse_taps=length)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_spectra_have_the_same_bits(mixer, batch, length):
+    """Spectra made beforehand, in either or both branches; without them, one row makes its own."""
+    case = MixerCase("spectra", batch, 5, length, reverse_taps=length)
     given = {n: t for n, t in make_mixer_inputs(case).items() if n != "dz"}
     backend = mixer.keywords["backend"]
     expected = mixer(given["q"], given["k"], **{n: given[n] for n in given if n not in ("q", "k")})

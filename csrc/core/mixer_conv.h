@@ -21,6 +21,8 @@ struct MixerConvOperands {
   Rows u;
   int64_t u_sample_stride = 1;
   const float* residual_spectrum = nullptr;
+  // Instead of a spectrum that is nullptr: each channel's is made in scratch, for each batch row.
+  FilterSpectrumParams filter, residual_filter;
 };
 
 struct MixerConvParams : MixerConvOperands {
@@ -40,7 +42,7 @@ struct MixerConvBackwardParams : MixerConvOperands {
   // Results, contiguous; nullptr where not wanted.
   void *dq = nullptr, *du = nullptr;        // (B, 3H, L), (B, H, L), scalar
   float *ds = nullptr, *ds_bias = nullptr;  // (3H, taps), (3H,)
-  FilterGradients filter, residual_filter;
+  FilterGradients dfilter, dresidual_filter;
 };
 
 namespace cpu {

@@ -231,33 +231,38 @@ static void add_taps(float* row, int part, int64_t lane, const float* k, int64_t
   }
 }
 
+// The spectrum of one unit; `row` is scratch.
+template <bool kInterleaved>
+static void filter_spectrum_unit(const FilterSpectrumParams& p, const Plan& plan, float* row,
+                                 int64_t index, float* out) {
+  const int64_t S = plan.size, first = index * kUnitChannels<kInterleaved>;
+  const int64_t left = p.channels - first;
+  std::memset(row, 0, static_cast<size_t>(row_floats(plan)) * sizeof(float));
+  for (int64_t i = 0; i < left && i < kUnitChannels<kInterleaved>; ++i) {
+    const int64_t h = first + i;
+    const float* k = p.k + h * p.taps;
+    add_taps<kInterleaved>(row, 0, i, k, p.taps, 0, 1, 1.0f);
+    if (p.skip) add_taps<kInterleaved>(row, 0, i, p.skip + h, 1, 0, 1, 1.0f);
+    if (p.k_rev) {
+      const int64_t taps = p.reverse_taps;
+      add_taps<kInterleaved>(row, 1, i, p.k_rev + h * taps, taps, S - 1, -1, -1.0f);
+    }
+    // A period of L: tap j reaches L - j elements ahead too, as k_rev[L-1-j] would.
+    if (p.circular) add_taps<kInterleaved>(row, 1, i, k, p.taps, S - p.length, 1, -1.0f);
+  }
+  const float scale = 1.0f / static_cast<float>(S);
+  transform<kInterleaved, Walk::kForward>(plan, row, [=](int64_t v, Complex x) {
+    store_complex(out + v * kStep, Complex{x.re * scale, x.im * scale});
+    return x;
+  });
+}
+
 template <bool kInterleaved>
 static void filter_spectrum_units(const FilterSpectrumParams& p, const Context& context,
                                   int64_t begin, int64_t end) {
-  const Plan& plan = context.plan;
-  const int64_t S = plan.size;
-  float* row = nth_row(context, 0);
   for (int64_t index = begin; index < end; ++index) {
-    std::memset(row, 0, static_cast<size_t>(row_floats(plan)) * sizeof(float));
-    const Unit unit = make_unit<kInterleaved>(p, context, nullptr, index);
-    for (int64_t i = 0; i < unit.channels; ++i) {
-      const int64_t h = index * kUnitChannels<kInterleaved> + i;
-      const float* k = p.k + h * p.taps;
-      add_taps<kInterleaved>(row, 0, i, k, p.taps, 0, 1, 1.0f);
-      if (p.skip) add_taps<kInterleaved>(row, 0, i, p.skip + h, 1, 0, 1, 1.0f);
-      if (p.k_rev) {
-        const int64_t taps = p.reverse_taps;
-        add_taps<kInterleaved>(row, 1, i, p.k_rev + h * taps, taps, S - 1, -1, -1.0f);
-      }
-      // A period of L: tap j reaches L - j elements ahead too, as k_rev[L-1-j] would.
-      if (p.circular) add_taps<kInterleaved>(row, 1, i, k, p.taps, S - p.length, 1, -1.0f);
-    }
-    float* out = p.spectrum + spectrum_offset(plan, index);
-    const float scale = 1.0f / static_cast<float>(S);
-    transform<kInterleaved, Walk::kForward>(plan, row, [=](int64_t v, Complex x) {
-      store_complex(out + v * kStep, Complex{x.re * scale, x.im * scale});
-      return x;
-    });
+    filter_spectrum_unit<kInterleaved>(p, context.plan, nth_row(context, 0), index,
+                                       p.spectrum + spectrum_offset(context.plan, index));
   }
 }
 

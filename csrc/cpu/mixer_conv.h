@@ -37,7 +37,7 @@ static inline int64_t fwd_channels(const MixerConvOperands& p, const Plan& plan)
   return item_channels(p, plan, real_row_floats(plan) * 4);
 }
 static inline int64_t bwd_channels(const MixerConvBackwardParams& p, const Plan& plan) {
-  if (!plan.interleaved && !p.residual_filter.wanted()) return 1;  // u is not read
+  if (!plan.interleaved && !p.dresidual_filter.wanted()) return 1;  // u is not read
   return item_channels(p, plan, (real_row_floats(plan) + 2 * row_floats(plan)) * 4);
 }
 
@@ -47,8 +47,15 @@ static inline int64_t staging_floats(const Plan& plan) {
   return plan.interleaved ? plan.size * plan.lanes : 0;
 }
 
+// One channel's spectrum, or those of a unit, if it is not given.
+static inline int64_t spectrum_scratch_floats(const MixerConvOperands& p, const Plan& plan) {
+  const bool given =
+      p.spectrum != nullptr && (p.u.data == nullptr || p.residual_spectrum != nullptr);
+  return given ? 0 : plan.columns * 2 * plan.lanes;
+}
+
 static inline int64_t fwd_workspace_floats(const MixerConvParams& p, const Plan& plan) {
-  return row_floats(plan) + staging_floats(plan) +
+  return row_floats(plan) + staging_floats(plan) + spectrum_scratch_floats(p, plan) +
          (fwd_channels(p, plan) + unit_channels(plan)) * real_row_floats(plan);
 }
 
@@ -57,6 +64,7 @@ constexpr int64_t kMixerSums = 3 * (kMaxMixerTaps + 1);  // doubles per channel
 static inline int64_t bwd_workspace_floats(const MixerConvBackwardParams& p, const Plan& plan) {
   const int64_t channels = bwd_channels(p, plan), units = channels / unit_channels(plan);
   return (2 + 2 * units) * row_floats(plan) + staging_floats(plan) +
+         spectrum_scratch_floats(p, plan) +
          (channels + 2 * unit_channels(plan)) * real_row_floats(plan) + 2 * kMixerSums * channels;
 }
 

@@ -230,6 +230,7 @@ class Scratch {
 
   float* complex_row() { return take(row_floats(plan_)); }
   float* staging() { return take(staging_floats(plan_)); }
+  float* spectrum(const MixerConvOperands& p) { return take(spectrum_scratch_floats(p, plan_)); }
   RealRows real_rows(int64_t channels) {
     const int64_t stride = real_row_floats(plan_);
     return {take(channels * stride), stride};
@@ -247,6 +248,15 @@ class Scratch {
   float* next_;
 };
 
+// The spectrum of a unit: part of a given one, or made in scratch.
+template <bool kInterleaved>
+static const float* unit_spectrum(const float* given, const FilterSpectrumParams& filter,
+                                  const Plan& plan, int64_t index, float* row, float* scratch) {
+  if (given) return given + spectrum_offset(plan, index);
+  filter_spectrum_unit<kInterleaved>(filter, plan, row, index, scratch);
+  return scratch;
+}
+
 MONARCH_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // ---- Forward: an item is some channels of one batch row
@@ -258,6 +268,7 @@ static void mixer_conv_fwd_units(const MixerConvParams& p, const Context& contex
   const int64_t item_channels = fwd_channels(p, plan);
   Scratch scratch(context);
   float *row = scratch.complex_row(), *staging = scratch.staging();
+  float* made = scratch.spectrum(p);
   const RealRows residual = scratch.real_rows(item_channels);
   const RealRows y = scratch.real_rows(kUnitChannels<kInterleaved>);
   const bool streamed = can_stream<T>(p.z, p.batch * p.channels, p.length);
@@ -273,12 +284,14 @@ static void mixer_conv_fwd_units(const MixerConvParams& p, const Context& contex
       const T* v = row_of<T>(p.q, b, 2 * p.channels + h);
       const RealRows r{residual[c], residual.stride};
       if (p.u.data) {
-        const float* spectrum = p.residual_spectrum + spectrum_offset(plan, index);
+        const float* spectrum = unit_spectrum<kInterleaved>(p.residual_spectrum, p.residual_filter,
+                                                            plan, index, row, made);
         transform_rows<kInterleaved, Walk::kBoth>(unit, row, r,
                                                   Convolve{spectrum, Ahead::of(x1, v)});
       }
       read_gated<T>(y, p, plan, b, h, channels);
-      const float* spectrum = p.spectrum + spectrum_offset(plan, index);
+      const float* spectrum =
+          unit_spectrum<kInterleaved>(p.spectrum, p.filter, plan, index, row, made);
       const T* next_u = nullptr;
       if (p.u.data && p.u_sample_stride == 1 && b + 1 < p.batch) next_u = row_of<T>(p.u, b + 1, h);
       transform_rows<kInterleaved, Walk::kBoth>(unit, row, y,
@@ -307,6 +320,7 @@ class MixerBackward {
     k_rows_ = scratch.complex_row();
     for (int64_t i = 1; i < 2 * units(); ++i) scratch.complex_row();
     staging_ = scratch.staging();
+    made_ = scratch.spectrum(p);
     u_ = scratch.real_rows(channels_);
     a_ = scratch.real_rows(kUnitChannels<kInterleaved>);
     b_ = scratch.real_rows(kUnitChannels<kInterleaved>);
@@ -318,19 +332,19 @@ class MixerBackward {
     std::memset(k_rows_, 0, static_cast<size_t>(2 * units() * row_floats(plan_)) * sizeof(float));
     for (int64_t i = 0; i < kMixerSums * channels_; ++i) sums_[i] = 0;
     for (int64_t b = 0; b < p_.batch; ++b) {
-      if (p_.residual_filter.wanted()) read_u<T>(u_, p_, plan_, b, first, count);
+      if (p_.dresidual_filter.wanted()) read_u<T>(u_, p_, plan_, b, first, count);
       for (int64_t c = 0; c < count; c += kUnitChannels<kInterleaved>) {
         const int64_t channels = smaller(kUnitChannels<kInterleaved>, count - c);
         const Unit unit{plan_, staging_, p_.length, channels};
         const Place at{unit, b, first + c, c};
-        if (short_wanted() || p_.filter.wanted()) main_branch(at);
-        if (p_.du || p_.residual_filter.wanted()) residual_branch(at);
+        if (short_wanted() || p_.dfilter.wanted()) main_branch(at);
+        if (p_.du || p_.dresidual_filter.wanted()) residual_branch(at);
       }
     }
     for (int64_t c = 0; c < count; c += kUnitChannels<kInterleaved>) {
       const Unit unit{plan_, staging_, p_.length, smaller(kUnitChannels<kInterleaved>, count - c)};
-      write_filters(p_.filter, unit, first + c, k_row(c, 0));
-      write_filters(p_.residual_filter, unit, first + c, k_row(c, 1));
+      write_filters(p_.dfilter, unit, first + c, k_row(c, 0));
+      write_filters(p_.dresidual_filter, unit, first + c, k_row(c, 1));
     }
     write_short_gradients(first, count);
   }
@@ -348,8 +362,11 @@ class MixerBackward {
   float* k_row(int64_t c, int branch) const {
     return k_rows_ + (2 * (c / kUnitChannels<kInterleaved>)+branch) * row_floats(plan_);
   }
-  const float* spectrum_at(const float* spectrum, int64_t h) const {
-    return spectrum + spectrum_offset(plan_, h / kUnitChannels<kInterleaved>);
+  // gradient_ is free until then.
+  const float* spectrum_at(const float* given, const FilterSpectrumParams& filter,
+                           int64_t h) const {
+    return unit_spectrum<kInterleaved>(given, filter, plan_, h / kUnitChannels<kInterleaved>,
+                                       gradient_, made_);
   }
 
   void main_branch(const Place& at) {
@@ -361,8 +378,9 @@ class MixerBackward {
                  [dz = dz_row(at, i), this](int64_t v) { return load_cropped(dz, v, p_.length); });
       clear_tail(a_[i], p_.length, plan_.size);
     }
-    float* filter = p_.filter.wanted() ? k_row(at.c, 0) : nullptr;
-    const Correlate correlate{spectrum_at(p_.spectrum, at.h), input_, filter, short_wanted()};
+    float* filter = p_.dfilter.wanted() ? k_row(at.c, 0) : nullptr;
+    const Correlate correlate{spectrum_at(p_.spectrum, p_.filter, at.h), input_, filter,
+                              short_wanted()};
     if (!short_wanted()) {
       transform_rows<kInterleaved, Walk::kForward>(unit, gradient_, a_, correlate);
       return;
@@ -387,7 +405,7 @@ class MixerBackward {
 
   void residual_branch(const Place& at) {
     const Unit& unit = at.unit;
-    const bool filter = p_.residual_filter.wanted();
+    const bool filter = p_.dresidual_filter.wanted();
     if (filter) {
       const RealRows u{u_[at.c], u_.stride};
       transform_rows<kInterleaved, Walk::kForward>(unit, input_, u, Keep{});
@@ -397,8 +415,8 @@ class MixerBackward {
       fill_row(a_[i], p_.length, [&](int64_t v) { return load_cropped(dz, v, p_.length); });
       clear_tail(a_[i], p_.length, plan_.size);
     }
-    const Correlate correlate{spectrum_at(p_.residual_spectrum, at.h), filter ? input_ : nullptr,
-                              filter ? k_row(at.c, 1) : nullptr, false};
+    const Correlate correlate{spectrum_at(p_.residual_spectrum, p_.residual_filter, at.h),
+                              filter ? input_ : nullptr, filter ? k_row(at.c, 1) : nullptr, false};
     if (!p_.du) {
       transform_rows<kInterleaved, Walk::kForward>(unit, gradient_, a_, correlate);
       return;
@@ -470,7 +488,7 @@ class MixerBackward {
   const MixerConvBackwardParams& p_;
   const Plan& plan_;
   const int64_t channels_;  // of an item
-  float *input_, *gradient_, *k_rows_, *staging_;
+  float *input_, *gradient_, *k_rows_, *staging_, *made_;
   RealRows u_, a_, b_;
   double* sums_;  // (channels, 3, kMaxMixerTaps + 1)
 };

@@ -84,10 +84,9 @@ inline const float* filter_data(const char* op, const MaybeTensor& t, int64_t di
   return t->data<const float>();
 }
 
-template <class Device>
-Tensor make_spectrum(const char* op, const Device& device, const Tensor& k,
-                     const MaybeTensor& k_rev, const MaybeTensor& skip, int64_t length,
-                     bool circular) {
+// The filter of a spectrum that is still to be made.
+inline FilterSpectrumParams filter_params(const char* op, const Tensor& k, const MaybeTensor& k_rev,
+                                          const MaybeTensor& skip, int64_t length, bool circular) {
   MONARCH_CHECK(length >= 1 && length <= kMaxLength, op, ": length ", length, " is not in 1 .. ",
                 kMaxLength);
   MONARCH_CHECK(k.dim() == 2, op, ": k must have shape (H, taps)");
@@ -103,6 +102,14 @@ Tensor make_spectrum(const char* op, const Device& device, const Tensor& k,
   MONARCH_CHECK(p.taps <= length && p.reverse_taps <= length, op,
                 ": a filter is longer than the sequence (", length, ")");
   MONARCH_CHECK(!(circular && k_rev), op, ": k_rev has no meaning with circular=True");
+  return p;
+}
+
+template <class Device>
+Tensor make_spectrum(const char* op, const Device& device, const Tensor& k,
+                     const MaybeTensor& k_rev, const MaybeTensor& skip, int64_t length,
+                     bool circular) {
+  FilterSpectrumParams p = filter_params(op, k, k_rev, skip, length, circular);
   Tensor out = k.new_empty({device.spectrum_numel(p.channels, length)}, abi::DType::Float32);
   p.spectrum = device.spectrum_numbers(out, p.channels, length);
   device.fresh(p.spectrum, out.numel() * 4);
@@ -110,17 +117,24 @@ Tensor make_spectrum(const char* op, const Device& device, const Tensor& k,
   return out;
 }
 
+inline void check_filter(const char* op, const Tensor& like, int64_t channels,
+                         const FilterOperand& filter) {
+  const auto& [k, k_rev, skip, spectrum] = filter;
+  MONARCH_CHECK(k.has_value() != spectrum.has_value() && !(spectrum && (k_rev || skip)), op,
+                ": give either filters (k, k_rev, skip) or a spectrum");
+  if (!k) return;
+  check_device(op, *k, like, "k");
+  MONARCH_CHECK(k->dim() == 2 && k->size(0) == channels, op,
+                ": k must have as many rows as u channels");
+}
+
 // The spectrum for `channels` rows of `length` samples on the device of `like`.
 template <class Device>
 Spectrum find_or_make(const char* op, const Device& device, const Tensor& like, int64_t channels,
                       int64_t length, const FilterOperand& filter, bool circular) {
   const auto& [k, k_rev, skip, spectrum] = filter;
-  MONARCH_CHECK(k.has_value() != spectrum.has_value() && !(spectrum && (k_rev || skip)), op,
-                ": give either filters (k, k_rev, skip) or a spectrum");
+  check_filter(op, like, channels, filter);
   if (k) {
-    check_device(op, *k, like, "k");
-    MONARCH_CHECK(k->dim() == 2 && k->size(0) == channels, op,
-                  ": k must have as many rows as u channels");
     Tensor made = make_spectrum(op, device, *k, k_rev, skip, length, circular);
     const float* numbers = device.spectrum_numbers(std::as_const(made), channels, length);
     return {std::move(made), numbers};
