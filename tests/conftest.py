@@ -161,6 +161,21 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def threads():
+    """Sets the number of threads; the one before comes back after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def fresh_dynamo():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
 M_PERTURB = -6  # malloc.h
 
 

@@ -8,7 +8,7 @@ import torch
 
 from monarch_kernels.testing import MixerCase, evaluate_mixer, make_mixer_inputs, with_layout
 from monarch_kernels.testing.mixer_conv import as_columns
-from tests.test_fft_conv_properties import assert_same_bits, threads  # noqa: F401
+from tests.test_fft_conv_properties import assert_same_bits
 
 # One of each layout of the rows; the last is large enough for every thread to get work.
 CASES = (
@@ -27,7 +27,7 @@ def run(function, case, inputs=None):
 
 
 @by_case
-def test_same_bits_for_any_number_of_threads(native_mixer, case, threads):  # noqa: F811
+def test_same_bits_for_any_number_of_threads(native_mixer, case, threads):
     """Not the reference: the gradient of torch's conv1d depends on the number of threads."""
     threads(1)
     first = run(native_mixer, case)

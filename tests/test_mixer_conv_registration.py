@@ -7,9 +7,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from monarch_kernels import filter_spectrum, mixer_conv
 from monarch_kernels.testing import MixerCase, evaluate_mixer, make_mixer_inputs, white
-from tests.test_fft_conv_registration import fresh_dynamo, ops  # noqa: F401
+from tests.test_fft_conv_registration import ops
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "fresh_dynamo")
 
 CASES = (
     MixerCase("plain", 2, 3, 40, s_taps=None, s_bias=False, skip=False, residual=False),

@@ -9,8 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from monarch_kernels import short_conv
 from monarch_kernels.testing import assert_close_to_float64, white, with_layout
-from tests.test_fft_conv_properties import threads  # noqa: F401
-from tests.test_fft_conv_registration import fresh_dynamo, ops  # noqa: F401
+from tests.test_fft_conv_registration import ops
 
 LENGTHS = (1, 2, 15, 16, 33, 100, 1100)
 TAPS = (1, 2, 3, 4, 7, 40)
@@ -124,7 +123,7 @@ def test_derivatives_of_the_kernels(native_short, padding, activation, channels_
 @by_options
 def test_same_bits_for_any_number_of_threads(
     native_short, padding, activation, channels_last, threads
-):  # noqa: F811, E501
+):
     options = {"padding": padding, "activation": activation, "channels_last": channels_last}
     inputs = make(3, 40, 1500, 3, channels_last)
     threads(1)
@@ -199,6 +198,7 @@ def test_bad_arguments(short, changes, error, message):
         short(**arguments(**changes))
 
 
+@pytest.mark.usefixtures("fresh_dynamo")
 @by_options
 def test_opcheck(native_best, padding, activation, channels_last):
     u, s, s_bias, dy = make(2, 5, 40, 3, channels_last)
@@ -213,6 +213,7 @@ def test_opcheck(native_best, padding, activation, channels_last):
                 torch.library.opcheck(ops().short_conv_bwd.default, (dy, *given, *flags, *needs))
 
 
+@pytest.mark.usefixtures("fresh_dynamo")
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_compile_dynamic_does_not_recompile(native_best, channels_last):
     counter = CompileCounterWithBackend("aot_eager")
