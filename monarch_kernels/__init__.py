@@ -2,6 +2,8 @@
 
 Public names:
     fft_conv: long convolution with fused gates and skip, any length, differentiable.
+    mixer_conv: M2-BERT's sequence mixer, short filter, gates and two long convolutions in one pass.
+    short_conv: short depthwise convolution, causal or centred.
     filter_spectrum, FilterSpectrum: a filter transformed once, for many calls.
 
 `python -m monarch_kernels.info` says which backends are usable here, and why the others are not.
@@ -10,6 +12,8 @@ Public names:
 from importlib.metadata import PackageNotFoundError, version
 
 from monarch_kernels.fft_conv import fft_conv
+from monarch_kernels.mixer_conv import mixer_conv
+from monarch_kernels.short_conv import short_conv
 from monarch_kernels.spectrum import FilterSpectrum, filter_spectrum
 
 try:
@@ -17,4 +21,11 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-__all__ = ["FilterSpectrum", "__version__", "fft_conv", "filter_spectrum"]
+__all__ = [
+    "FilterSpectrum",
+    "__version__",
+    "fft_conv",
+    "filter_spectrum",
+    "mixer_conv",
+    "short_conv",
+]

@@ -13,6 +13,7 @@ BACKENDS = ("native", "triton", "reference")
 NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _NO_TRITON = "this version has no Triton kernels"
+_NO_CUDA_KERNEL = ("mixer_conv", "short_conv")
 # With asynchronous copies and the matrix instructions of bfloat16: Ampere and later.
 _MIN_CAPABILITY = (8, 0)
 
@@ -22,8 +23,8 @@ def status() -> dict[str, str | None]:
     return {"native": _native.reason, "triton": _NO_TRITON, "reference": None}
 
 
-def unsupported(backend: str, u: torch.Tensor) -> str | None:
-    """Return why `backend` cannot run on a tensor like `u`, or None if it can."""
+def unsupported(backend: str, u: torch.Tensor, operator: str = "fft_conv") -> str | None:
+    """Return why `backend` cannot run `operator` on a tensor like `u`, or None if it can."""
     if backend == "reference":
         return None
     if backend == "triton":
@@ -34,7 +35,11 @@ def unsupported(backend: str, u: torch.Tensor) -> str | None:
         return f"it has no kernels for {u.device.type} tensors"
     if u.dtype not in NATIVE_DTYPES:
         return f"it has no kernels for {u.dtype}: convert, or use backend='reference'"
-    return cuda_unsupported(u.device.index) if u.device.type == "cuda" else None
+    if u.device.type != "cuda":
+        return None
+    if operator in _NO_CUDA_KERNEL:
+        return f"{operator} has no CUDA kernel yet: use backend='reference'"
+    return cuda_unsupported(u.device.index)
 
 
 def cuda_unsupported(index: int | None = None) -> str | None:
@@ -92,18 +97,18 @@ def shared_bytes(index: int | None = None) -> int:
     return torch.cuda.get_device_properties(index).shared_memory_per_block_optin
 
 
-def select(backend: str | None, u: torch.Tensor) -> str:
-    """Return the backend for an input like `u`: the one asked for, or the fastest that can.
+def select(backend: str | None, u: torch.Tensor, operator: str = "fft_conv") -> str:
+    """Return `operator`'s backend for an input like `u`: as asked for, or the fastest that can.
 
     Raises:
         ValueError: an unknown name.
         RuntimeError: the backend asked for cannot run here, or not on this input.
     """
     if backend is None:
-        return "native" if unsupported("native", u) is None else "reference"
+        return "native" if unsupported("native", u, operator) is None else "reference"
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or None, got {backend!r}")
-    reason = unsupported(backend, u)
+    reason = unsupported(backend, u, operator)
     if reason is not None:
         raise RuntimeError(f"backend {backend!r} is not available: {reason}")
     return backend

@@ -9,6 +9,7 @@ from torch import Tensor
 
 MAX_LENGTH = 1 << 22
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+CAST_DTYPES = DTYPES[:3]  # what autocast changes
 
 
 def check_tensor(name: str, t: object, dims: str) -> None:
@@ -24,13 +25,16 @@ def check_tensor(name: str, t: object, dims: str) -> None:
         )
 
 
-def check_input(u: Tensor) -> None:
-    """u is (B, H, L) with 1 <= L <= MAX_LENGTH."""
-    check_tensor("u", u, "B, H, L")
-    if u.shape[-1] < 1:
-        raise ValueError(f"u must have at least one element in its last dimension, got {u.shape}")
-    if u.shape[-1] > MAX_LENGTH:
-        raise ValueError(f"u has length {u.shape[-1]}, the longest supported is {MAX_LENGTH}")
+def check_input(u: Tensor, name: str = "u", dims: str = "B, H, L") -> None:
+    """u has dimensions `dims`, and 1 <= L <= MAX_LENGTH."""
+    check_tensor(name, u, dims)
+    index = [d.strip() for d in dims.split(",")].index("L")
+    length = u.shape[index]
+    if length < 1:
+        where = "its last dimension" if index == 2 else "dimension L"
+        raise ValueError(f"{name} must have at least one element in {where}, got {u.shape}")
+    if length > MAX_LENGTH:
+        raise ValueError(f"{name} has length {length}, the longest supported is {MAX_LENGTH}")
 
 
 def check_gate(name: str, gate: Tensor, u: Tensor) -> None:
@@ -45,21 +49,52 @@ def check_gate(name: str, gate: Tensor, u: Tensor) -> None:
     check_device(name, gate, "u", u)
 
 
-def check_filter(k: Tensor, k_rev: Tensor | None, skip: Tensor | None, *, circular: bool) -> None:
+FILTER = ("k", "k_rev", "skip")  # the names of a filter's parts
+
+
+def check_filter(
+    k: Tensor,
+    k_rev: Tensor | None,
+    skip: Tensor | None,
+    *,
+    circular: bool,
+    names: tuple[str, str, str] = FILTER,
+) -> None:
     """k (H, taps), k_rev (H, reverse taps), skip (H,): one H, one device, at least one tap."""
-    check_tensor("k", k, "H, taps")
+    k_name, rev_name, skip_name = names
+    check_tensor(k_name, k, "H, taps")
     if k.shape[-1] < 1:
-        raise ValueError(f"k must have at least one tap, got shape {tuple(k.shape)}")
+        raise ValueError(f"{k_name} must have at least one tap, got shape {tuple(k.shape)}")
     if k_rev is not None:
         if circular:
             raise ValueError("k_rev must be None with circular=True: a period has no other side")
-        check_tensor("k_rev", k_rev, "H, taps")
-        check_channels("k_rev", k_rev, "k", k.shape[0])
-        check_device("k_rev", k_rev, "k", k)
+        check_tensor(rev_name, k_rev, "H, taps")
+        check_channels(rev_name, k_rev, k_name, k.shape[0])
+        check_device(rev_name, k_rev, k_name, k)
     if skip is not None:
-        check_tensor("skip", skip, "H,")
-        check_channels("skip", skip, "k", k.shape[0])
-        check_device("skip", skip, "k", k)
+        check_tensor(skip_name, skip, "H,")
+        check_channels(skip_name, skip, k_name, k.shape[0])
+        check_device(skip_name, skip, k_name, k)
+
+
+def check_filter_for(
+    u: Tensor,
+    channels: int,
+    filters: tuple[Tensor, Tensor | None, Tensor | None],
+    *,
+    name: str = "u",
+    circular: bool = False,
+    names: tuple[str, str, str] = FILTER,
+) -> None:
+    """A filter (k, k_rev, skip) that goes with activations u of `channels` channels."""
+    k, k_rev, _ = filters
+    check_filter(*filters, circular=circular, names=names)
+    check_channels(names[0], k, name, channels)
+    check_device(names[0], k, name, u)
+    check_length(u.shape[-1], k, k_rev, names[:2])
+    for part, t in zip(names, filters, strict=True):
+        if t is not None:
+            check_filter_dtype(part, t, u, name)
 
 
 def check_precision(k: Tensor, k_rev: Tensor | None, skip: Tensor | None) -> None:
@@ -69,23 +104,27 @@ def check_precision(k: Tensor, k_rev: Tensor | None, skip: Tensor | None) -> Non
             raise TypeError(f"{name} is {t.dtype}, k is {k.dtype}: float64 filters come together")
 
 
-def check_length(length: int, k: Tensor, k_rev: Tensor | None) -> None:
+def check_length(
+    length: int, k: Tensor, k_rev: Tensor | None, names: tuple[str, str] = FILTER[:2]
+) -> None:
     """The sequence is long enough for the filters and not too long for the kernels."""
     if not isinstance(length, int | torch.SymInt) or isinstance(length, bool):
         raise TypeError(f"length must be an int, got {type(length).__name__}")
     if length < 1 or length > MAX_LENGTH:
         raise ValueError(f"length must be from 1 to {MAX_LENGTH}, got {length}")
-    for name, taps in (("k", k), ("k_rev", k_rev)):
+    for name, taps in zip(names, (k, k_rev), strict=True):
         if taps is not None and taps.shape[-1] > length:
             raise ValueError(
                 f"{name} has {taps.shape[-1]} taps, more than the sequence has elements ({length})"
             )
 
 
-def check_filter_dtype(name: str, t: Tensor, u: Tensor) -> None:
-    """A filter is float32 or of the dtype of u."""
+def check_filter_dtype(name: str, t: Tensor, u: Tensor, other: str = "u") -> None:
+    """A filter is float32 or of the dtype of u, whose name is `other`."""
     if t.dtype not in (torch.float32, u.dtype):
-        raise TypeError(f"{name} must be float32 or of the dtype of u ({u.dtype}), got {t.dtype}")
+        raise TypeError(
+            f"{name} must be float32 or of the dtype of {other} ({u.dtype}), got {t.dtype}"
+        )
 
 
 def check_channels(name: str, t: Tensor, other: str, channels: int) -> None:
@@ -102,6 +141,66 @@ def check_device(name: str, t: Tensor, other: str, expected: Tensor) -> None:
         raise ValueError(f"{name} is on {t.device}, {other} on {expected.device}")
 
 
+def check_short_filter(
+    s: Tensor,
+    s_bias: Tensor | None,
+    u: Tensor,
+    channels: int,
+    *,
+    name: str = "u",
+    dims: str = "H",
+    most: int | None = None,
+) -> None:
+    """s (channels, taps) with at most `most` taps, and s_bias (channels,), for activations u."""
+    check_tensor("s", s, f"{dims}, taps")
+    check_channels("s", s, name, channels)
+    taps = s.shape[-1]
+    if taps < 1 or (most is not None and taps > most):
+        expected = "at least 1 tap" if most is None else f"1 to {most} taps"
+        raise ValueError(f"s must have {expected}, got {taps} (shape {tuple(s.shape)})")
+    if s_bias is not None:
+        check_tensor("s_bias", s_bias, f"{dims},")
+        check_channels("s_bias", s_bias, name, channels)
+    for part, t in (("s", s), ("s_bias", s_bias)):
+        if t is not None:
+            check_device(part, t, name, u)
+            check_filter_dtype(part, t, u, name)
+
+
+def autocast(u: Tensor, *others: Tensor | None) -> list[Tensor | None]:
+    """The activations in the dtype of autocast, where that is on and has kernels for them."""
+    device = u.device.type
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
+        return [u, *others]
+    dtype = torch.get_autocast_dtype(device)
+    return [
+        t.to(dtype) if isinstance(t, Tensor) and t.dtype in CAST_DTYPES else t for t in (u, *others)
+    ]
+
+
 def float32_filters(*filters: Tensor | None) -> list[Tensor | None]:
     """Filters as the native kernels read them; a differentiable cast and, if need be, copy."""
     return [t if t is None else t.to(torch.float32).contiguous() for t in filters]
+
+
+# ---- What the registered operators share
+
+
+def check_one_device(operator: str, *tensors: Tensor | None) -> None:
+    """A meta tensor among others brings a call to a fake, whose result nobody would compute."""
+    devices = {t.device for t in tensors if t is not None}
+    if len(devices) > 1:
+        raise RuntimeError(f"{operator}: tensors on several devices: {sorted(map(str, devices))}")
+
+
+def fake_filter_gradient(on: Tensor, like: Tensor | None, wanted: bool) -> Tensor:
+    """Of the shape of `like`, float32; empty where it is not wanted."""
+    shape = like.shape if wanted and like is not None else (0,)
+    return on.new_empty(shape, dtype=torch.float32)
+
+
+def alias(t: Tensor | None) -> Tensor | None:
+    """A node of its own for t: the derivative by it leaves out what else depends on t."""
+    if t is None:
+        return None
+    return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()

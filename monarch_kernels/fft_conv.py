@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from monarch_kernels import _native, backends, contract, reference
-from monarch_kernels.spectrum import FilterSpectrum
+from monarch_kernels.spectrum import FilterSpectrum, check_spectrum
 
 
 def fft_conv(
@@ -63,62 +63,22 @@ def fft_conv(
     in docs/math.md.
     """
     if isinstance(u, Tensor):
-        u, pregate, postgate = _autocast(u, pregate, postgate)
+        u, pregate, postgate = contract.autocast(u, pregate, postgate)
     contract.check_input(u)
     for name, gate in (("pregate", pregate), ("postgate", postgate)):
         if gate is not None:
             contract.check_gate(name, gate, u)
     if isinstance(k, FilterSpectrum):
-        _check_spectrum(k, u, k_rev, skip, circular, backend)
+        parts = {"k_rev": k_rev, "skip": skip, "circular": circular or None}
+        check_spectrum(k, u, u.shape[1], parts, backend)
         if k.backend == "reference":
             return reference.fft_conv_spectrum(u, k.data, pregate, postgate, k.circular)
         return _fwd(u, None, None, None, k.data, pregate, postgate, k.circular)
-    _check_filters(u, k, k_rev, skip, circular)
+    contract.check_filter_for(u, u.shape[1], (k, k_rev, skip), circular=circular)
     if backends.select(backend, u) == "reference":
         return reference.fft_conv(u, k, k_rev, skip, pregate, postgate, circular)
     k, k_rev, skip = contract.float32_filters(k, k_rev, skip)
     return _fwd(u, k, k_rev, skip, None, pregate, postgate, circular)
-
-
-def _autocast(u: Tensor, *gates: Tensor | None) -> list[Tensor | None]:
-    device = u.device.type
-    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
-        return [u, *gates]
-    dtype = torch.get_autocast_dtype(device)
-    return [
-        t.to(dtype) if isinstance(t, Tensor) and t.dtype in backends.NATIVE_DTYPES else t
-        for t in (u, *gates)
-    ]
-
-
-def _check_filters(u, k, k_rev, skip, circular) -> None:
-    contract.check_filter(k, k_rev, skip, circular=circular)
-    contract.check_channels("k", k, "u", u.shape[1])
-    contract.check_device("k", k, "u", u)
-    contract.check_length(u.shape[-1], k, k_rev)
-    for name, t in (("k", k), ("k_rev", k_rev), ("skip", skip)):
-        if t is not None:
-            contract.check_filter_dtype(name, t, u)
-
-
-def _check_spectrum(spectrum, u, k_rev, skip, circular, backend) -> None:
-    for name, given in (("k_rev", k_rev), ("skip", skip), ("circular", circular or None)):
-        if given is not None:
-            raise ValueError(f"{name} is part of a FilterSpectrum: give it to filter_spectrum")
-    expected = (spectrum.channels, spectrum.length)
-    if tuple(u.shape[1:]) != expected:
-        raise ValueError(
-            f"k is a FilterSpectrum for (H, L) = {expected}, u has {tuple(u.shape[1:])}"
-        )
-    contract.check_device("k", spectrum.data, "u", u)
-    if backend is not None and backend != spectrum.backend:
-        raise ValueError(
-            f"k is a FilterSpectrum of backend {spectrum.backend!r}, asked for is {backend!r}"
-        )
-    if backends.select(spectrum.backend, u) == "reference":
-        real = torch.float64 if u.dtype == torch.float64 else torch.float32
-        if spectrum.data.real.dtype != real:
-            raise TypeError(f"k is a FilterSpectrum of {spectrum.data.dtype}, u is {u.dtype}")
 
 
 # ---- The registered operators
@@ -147,16 +107,9 @@ _fwd = torch.ops.monarch_kernels.fft_conv_fwd.default
 _bwd = torch.ops.monarch_kernels.fft_conv_bwd.default
 
 
-def _check_one_device(*tensors):
-    """A meta tensor among others brings a call here, whose result nobody would then compute."""
-    devices = {t.device for t in tensors if t is not None}
-    if len(devices) > 1:
-        raise RuntimeError(f"fft_conv: tensors on several devices: {sorted(map(str, devices))}")
-
-
 @torch.library.register_fake("monarch_kernels::filter_spectrum", lib=_lib)
 def _(k, k_rev, skip, length, circular):
-    _check_one_device(k, k_rev, skip)
+    contract.check_one_device("fft_conv", k, k_rev, skip)
     shape = int(k.shape[0]), int(length)
     if k.device.type == "cuda":
         shared = backends.shared_bytes(k.device.index)
@@ -167,24 +120,20 @@ def _(k, k_rev, skip, length, circular):
 
 @torch.library.register_fake("monarch_kernels::fft_conv_fwd", lib=_lib)
 def _(u, k, k_rev, skip, spectrum, pregate, postgate, circular):
-    _check_one_device(u, k, k_rev, skip, spectrum, pregate, postgate)
+    contract.check_one_device("fft_conv", u, k, k_rev, skip, spectrum, pregate, postgate)
     return u.new_empty(u.shape)
 
 
 @torch.library.register_fake("monarch_kernels::fft_conv_bwd", lib=_lib)
 def _(dy, u, k, k_rev, skip, spectrum, pregate, postgate, circular, need_u, need_filter, *gates):
-    _check_one_device(dy, u, k, k_rev, skip, spectrum, pregate, postgate)
+    contract.check_one_device("fft_conv", dy, u, k, k_rev, skip, spectrum, pregate, postgate)
 
     def like(t, wanted):
         return t.new_empty(t.shape) if wanted and t is not None else u.new_empty(0)
 
-    def filter_like(t):
-        shape = t.shape if need_filter and t is not None else (0,)
-        return u.new_empty(shape, dtype=torch.float32)
-
     return (
         like(u, need_u),
-        *(filter_like(t) for t in (k, k_rev, skip)),
+        *(contract.fake_filter_gradient(u, t, need_filter) for t in (k, k_rev, skip)),
         *(like(t, wanted) for t, wanted in zip((pregate, postgate), gates, strict=True)),
     )
 
@@ -224,7 +173,7 @@ def _backward_bwd(ctx, *cotangents):
     gradients are again convolutions, differentiable to any order.
     """
     with torch.enable_grad():
-        saved = [_alias(t) for t in ctx.saved_tensors]
+        saved = [contract.alias(t) for t in ctx.saved_tensors]
         saved[5] = ctx.saved_tensors[5]  # the spectrum is a constant
         dy, u, k, k_rev, skip, spectrum, pregate, postgate = saved
         given = [c if need else None for c, need in zip(cotangents, ctx.needs, strict=True)]
@@ -256,13 +205,6 @@ def _backward_bwd(ctx, *cotangents):
         grads = torch.autograd.grad(form, wanted, create_graph=True, allow_unused=True)
     grads = iter(grads)
     return (*(None if t is None or t is spectrum else next(grads) for t in saved), *[None] * 5)
-
-
-def _alias(t: Tensor | None) -> Tensor | None:
-    """A node of its own for t: the derivative by it leaves out what else depends on t."""
-    if t is None:
-        return None
-    return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
 
 
 def _times(a: Tensor, b: Tensor | None) -> Tensor:

@@ -5,7 +5,8 @@ Arguments are those of the public operators, which validate; nothing is checked 
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import conv1d, pad
+from torch.nn.functional import silu as torch_silu
 
 
 def _computed(dtype: torch.dtype) -> torch.dtype:
@@ -60,3 +61,54 @@ def fft_conv(
         k = k.double()
     spectrum = filter_spectrum(k, k_rev, skip, u.shape[-1], circular)
     return fft_conv_spectrum(u, spectrum, pregate, postgate, circular)
+
+
+def short_conv(
+    u: Tensor,
+    s: Tensor,
+    s_bias: Tensor | None = None,
+    causal: bool = True,
+    silu: bool = False,
+    channels_last: bool = False,
+) -> Tensor:
+    """The short depthwise convolution of `monarch_kernels.short_conv` by torch's conv1d."""
+    dtype, (channels, taps) = _computed(u.dtype), s.shape
+    x = (u.transpose(1, 2) if channels_last else u).to(dtype)
+    s, s_bias = s.to(dtype), None if s_bias is None else s_bias.to(dtype)
+    left = taps - 1 if causal else (taps - 1) // 2
+    if x.numel() == 0:  # conv1d refuses to have no groups
+        c = x * s[:, :1] if s_bias is None else x * s[:, :1] + s_bias.unsqueeze(-1)
+    else:
+        x = pad(x, (left, taps - 1 - left))
+        device = x.device.type if x.device.type in ("cpu", "cuda") else "cpu"
+        with torch.autocast(device, enabled=False):  # it would cast x back to 16 bits
+            c = conv1d(x, s.unsqueeze(1), s_bias, groups=channels)
+    y = (torch_silu(c) if silu else c).to(u.dtype)
+    return y.transpose(1, 2).contiguous() if channels_last else y
+
+
+def mixer_conv(
+    q: Tensor,
+    k: Tensor,
+    s: Tensor | None = None,
+    s_bias: Tensor | None = None,
+    k_rev: Tensor | None = None,
+    skip: Tensor | None = None,
+    u: Tensor | None = None,
+    k2: Tensor | None = None,
+    k2_rev: Tensor | None = None,
+    skip2: Tensor | None = None,
+) -> Tensor:
+    """`monarch_kernels.mixer_conv` by conv1d and torch.fft; k and k2 may be their spectra."""
+    dtype, length = _computed(q.dtype), q.shape[-1]
+
+    def spectrum(k: Tensor, k_rev: Tensor | None, skip: Tensor | None) -> Tensor:
+        return k if k.is_complex() else filter_spectrum(k.to(dtype), k_rev, skip, length, False)
+
+    c = q.to(dtype) if s is None else short_conv(q.to(dtype), s, s_bias)
+    x1, x2, v = c.chunk(3, dim=1)
+    z = fft_conv_spectrum(v, spectrum(k, k_rev, skip), x1, x2, False)
+    if u is not None:
+        residual = spectrum(k2, k2_rev, skip2)
+        z = z + fft_conv_spectrum(u.to(dtype), residual, None, None, False)
+    return z.to(q.dtype)

@@ -91,3 +91,47 @@ def filter_spectrum(
 
 def _wants_gradient(t: Tensor | None) -> bool:
     return t is not None and t.requires_grad and torch.is_grad_enabled()
+
+
+def check_spectrum(
+    spectrum: FilterSpectrum,
+    u: Tensor,
+    channels: int,
+    parts: dict[str, object],
+    backend: str | None,
+    *,
+    name: str = "k",
+    other: str = "u",
+    operator: str = "fft_conv",
+) -> None:
+    """A spectrum, argument `name`, goes with activations u, argument `other`, and the backend.
+
+    Args:
+        channels: of u, as the filter has them.
+        parts: what a spectrum has in itself, by the name of the argument: each must be None.
+        backend: the one asked for, or None.
+        operator: whose kernels read it.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+        RuntimeError: the backend of the spectrum cannot run `operator` on u.
+    """
+    for part, given in parts.items():
+        if given is not None:
+            raise ValueError(f"{part} is part of a FilterSpectrum: give it to filter_spectrum")
+    expected, found = (spectrum.channels, spectrum.length), (channels, u.shape[-1])
+    if found != expected:
+        raise ValueError(
+            f"{name} is a FilterSpectrum for (H, L) = {expected}, {other} has {tuple(found)}"
+        )
+    contract.check_device(name, spectrum.data, other, u)
+    if backend is not None and backend != spectrum.backend:
+        raise ValueError(
+            f"{name} is a FilterSpectrum of backend {spectrum.backend!r}, asked for is {backend!r}"
+        )
+    if backends.select(spectrum.backend, u, operator) == "reference":
+        real = torch.float64 if u.dtype == torch.float64 else torch.float32
+        if spectrum.data.real.dtype != real:
+            raise TypeError(
+                f"{name} is a FilterSpectrum of {spectrum.data.dtype}, {other} is {u.dtype}"
+            )

@@ -12,7 +12,14 @@ import math
 import pytest
 import torch
 
-from monarch_kernels import FilterSpectrum, _native, backends, fft_conv
+from monarch_kernels import (
+    FilterSpectrum,
+    _native,
+    backends,
+    fft_conv,
+    mixer_conv,
+    short_conv,
+)
 
 # Each instruction set is a compilation of its own, with vectors of another width.
 _ISAS = _native.host.available_isas() if _native.available else ["unavailable"]
@@ -109,12 +116,64 @@ def native_best(request, restore_isa):
     return _use(request.param)
 
 
+def _same(implementation, function):
+    """Another operator with the backend and instruction set of an `fft_conv`."""
+    if implementation.func is fft_conv_on_gpu:
+        pytest.skip(f"{function.__name__} has no CUDA kernel yet")
+    return functools.partial(function, **implementation.keywords)
+
+
+@pytest.fixture
+def mixer(implementation):
+    """`mixer_conv` as `implementation` is `fft_conv`."""
+    return _same(implementation, mixer_conv)
+
+
+@pytest.fixture
+def native_mixer(native):
+    """`mixer_conv` as `native` is `fft_conv`."""
+    return _same(native, mixer_conv)
+
+
+@pytest.fixture
+def mixer_best(native_best):
+    """`mixer_conv` as `native_best` is `fft_conv`."""
+    return _same(native_best, mixer_conv)
+
+
+@pytest.fixture
+def short(implementation):
+    """`short_conv` as `implementation` is `fft_conv`."""
+    return _same(implementation, short_conv)
+
+
+@pytest.fixture
+def native_short(native):
+    """`short_conv` as `native` is `fft_conv`."""
+    return _same(native, short_conv)
+
+
 @pytest.fixture
 def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads; the one before comes back after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def fresh_dynamo():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
 
 
 M_PERTURB = -6  # malloc.h

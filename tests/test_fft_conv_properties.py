@@ -30,13 +30,6 @@ def assert_same_bits(first, second):
         assert torch.equal(first[name], second[name]), name
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @by_case
 def test_same_bits_for_any_number_of_threads(implementation, case, threads):
     threads(1)

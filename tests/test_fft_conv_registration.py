@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from monarch_kernels import fft_conv, filter_spectrum
 from monarch_kernels.testing import Case, evaluate, make_inputs, white
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "fresh_dynamo")
 
 FULL = {"skip": True, "pregate": True, "postgate": True}
 FILTERS = ("k", "k_rev", "skip")
@@ -19,13 +19,6 @@ CASES = (
     Case("bfloat16", 2, 3, 300, reverse_taps=300, dtype="bfloat16", **FULL),
 )
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-
-
-@pytest.fixture(autouse=True)
-def fresh_dynamo():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def ops():

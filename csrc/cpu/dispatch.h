@@ -3,6 +3,8 @@
 #include <cstdint>
 
 #include "core/fft_conv.h"
+#include "core/mixer_conv.h"
+#include "core/short_conv.h"
 #include "cpu/plan.h"
 
 namespace monarch::cpu {
@@ -19,6 +21,10 @@ struct KernelTable {
   void (*filter_spectrum)(const FilterSpectrumParams&, const Context&, int64_t, int64_t);
   void (*fft_conv_fwd)(const FftConvParams&, const Context&, int64_t, int64_t);
   void (*fft_conv_bwd)(const FftConvBackwardParams&, const Context&, int64_t, int64_t);
+  void (*mixer_conv_fwd)(const MixerConvParams&, const Context&, int64_t, int64_t);
+  void (*mixer_conv_bwd)(const MixerConvBackwardParams&, const Context&, int64_t, int64_t);
+  void (*short_conv_fwd)(const ShortConvParams&, float* workspace, int64_t, int64_t);
+  void (*short_conv_bwd)(const ShortConvBackwardParams&, float* workspace, int64_t, int64_t);
 };
 
 extern const KernelTable kGenericKernels, kAvx2Kernels, kAvx512Kernels;

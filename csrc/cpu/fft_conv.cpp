@@ -1,11 +1,8 @@
 // Entry points of fft_conv: plan, workspace, the chosen instruction set's kernels.
 #include "core/fft_conv.h"
 
-#include <cstdlib>
-#include <memory>
-#include <new>
-
 #include "cpu/dispatch.h"
+#include "cpu/workspace.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -13,54 +10,6 @@
 
 namespace monarch::cpu {
 namespace {
-
-// Scratch of one thread, kept between calls while it is small.
-class Workspace {
- public:
-  explicit Workspace(int64_t floats) {
-    const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + 4095) / 4096 * 4096;
-    Cache& cache = thread_cache();
-    if (bytes <= cache.bytes) {
-      data_ = cache.data;
-      return;
-    }
-    data_ = static_cast<float*>(std::aligned_alloc(4096, bytes));
-    if (data_ == nullptr) throw std::bad_alloc();
-    advise_huge_pages(data_, static_cast<int64_t>(bytes));
-    if (bytes <= kKeptBytes) {
-      std::free(cache.data);
-      cache = {data_, bytes};
-    } else {
-      owned_ = true;
-    }
-  }
-  ~Workspace() {
-    if (owned_) std::free(data_);
-  }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-
-  float* data() const { return data_; }
-
- private:
-  static constexpr size_t kKeptBytes = size_t{4} << 20;
-
-  struct Cache {
-    float* data = nullptr;
-    size_t bytes = 0;
-  };
-  struct CacheOwner {
-    Cache cache;
-    ~CacheOwner() { std::free(cache.data); }
-  };
-  static Cache& thread_cache() {
-    thread_local CacheOwner owner;
-    return owner.cache;
-  }
-
-  float* data_ = nullptr;
-  bool owned_ = false;
-};
 
 // Rows held at once: the transform's, and for the backward those of u and of the filter's gradient.
 int64_t workspace_floats(const Plan& plan, int rows) {

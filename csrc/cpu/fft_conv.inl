@@ -205,45 +205,64 @@ static float* nth_row(const Context& context, int index) {
 
 // ---- The filter's spectrum: F(k[n] - i k_rev[S-1-n]) / S
 
-// Adds c * k[j] to coefficient `from` + j * step of one part (0: real, 1: imaginary) of a channel.
+// Adds c * k[j] to coefficient `from` + j * step, step 1 or -1, of one part (0: real, 1: imaginary)
+// of a channel.
 template <bool kInterleaved>
 static void add_taps(float* row, int part, int64_t lane, const float* k, int64_t taps, int64_t from,
                      int64_t step, float c) {
-  for (int64_t j = 0; j < taps; ++j) {
-    const int64_t n = from + j * step;
-    const int64_t vector = kInterleaved ? n : n / kLanes,
-                  at_lane = kInterleaved ? lane : n % kLanes;
-    at(row, vector)[part * kLanes + at_lane] += c * k[j];
+  if constexpr (kInterleaved) {
+    for (int64_t j = 0; j < taps; ++j) {
+      at(row, from + j * step)[part * kLanes + lane] += c * k[j];
+    }
+    return;
   }
+  if (taps == 0) return;
+  const int64_t last = from + (taps - 1) * step;
+  const int64_t begin = (step > 0 ? from : last) / kLanes;
+  const int64_t end = (step > 0 ? last : from) / kLanes + 1;
+  for (int64_t v = begin; v < end; ++v) {
+    // Coefficient n = v kLanes + lane is that of tap n - from, or from - n.
+    const int64_t j = step > 0 ? v * kLanes - from : from - v * kLanes - (kLanes - 1);
+    const bool inside = j >= 0 && j + kLanes <= taps;
+    Vec tap = inside ? load(k + j) : load_clipped(k, j, taps);
+    if (step < 0) tap = reversed(tap);
+    float* out = at(row, v) + part * kLanes;
+    store(out, load(out) + c * tap);
+  }
+}
+
+// The spectrum of one unit; `row` is scratch.
+template <bool kInterleaved>
+static void filter_spectrum_unit(const FilterSpectrumParams& p, const Plan& plan, float* row,
+                                 int64_t index, float* out) {
+  const int64_t S = plan.size, first = index * kUnitChannels<kInterleaved>;
+  const int64_t left = p.channels - first;
+  std::memset(row, 0, static_cast<size_t>(row_floats(plan)) * sizeof(float));
+  for (int64_t i = 0; i < left && i < kUnitChannels<kInterleaved>; ++i) {
+    const int64_t h = first + i;
+    const float* k = p.k + h * p.taps;
+    add_taps<kInterleaved>(row, 0, i, k, p.taps, 0, 1, 1.0f);
+    if (p.skip) add_taps<kInterleaved>(row, 0, i, p.skip + h, 1, 0, 1, 1.0f);
+    if (p.k_rev) {
+      const int64_t taps = p.reverse_taps;
+      add_taps<kInterleaved>(row, 1, i, p.k_rev + h * taps, taps, S - 1, -1, -1.0f);
+    }
+    // A period of L: tap j reaches L - j elements ahead too, as k_rev[L-1-j] would.
+    if (p.circular) add_taps<kInterleaved>(row, 1, i, k, p.taps, S - p.length, 1, -1.0f);
+  }
+  const float scale = 1.0f / static_cast<float>(S);
+  transform<kInterleaved, Walk::kForward>(plan, row, [=](int64_t v, Complex x) {
+    store_complex(out + v * kStep, Complex{x.re * scale, x.im * scale});
+    return x;
+  });
 }
 
 template <bool kInterleaved>
 static void filter_spectrum_units(const FilterSpectrumParams& p, const Context& context,
                                   int64_t begin, int64_t end) {
-  const Plan& plan = context.plan;
-  const int64_t S = plan.size;
-  float* row = nth_row(context, 0);
   for (int64_t index = begin; index < end; ++index) {
-    std::memset(row, 0, static_cast<size_t>(row_floats(plan)) * sizeof(float));
-    const Unit unit = make_unit<kInterleaved>(p, context, nullptr, index);
-    for (int64_t i = 0; i < unit.channels; ++i) {
-      const int64_t h = index * kUnitChannels<kInterleaved> + i;
-      const float* k = p.k + h * p.taps;
-      add_taps<kInterleaved>(row, 0, i, k, p.taps, 0, 1, 1.0f);
-      if (p.skip) add_taps<kInterleaved>(row, 0, i, p.skip + h, 1, 0, 1, 1.0f);
-      if (p.k_rev) {
-        const int64_t taps = p.reverse_taps;
-        add_taps<kInterleaved>(row, 1, i, p.k_rev + h * taps, taps, S - 1, -1, -1.0f);
-      }
-      // A period of L: tap j reaches L - j elements ahead too, as k_rev[L-1-j] would.
-      if (p.circular) add_taps<kInterleaved>(row, 1, i, k, p.taps, S - p.length, 1, -1.0f);
-    }
-    float* out = p.spectrum + spectrum_offset(plan, index);
-    const float scale = 1.0f / static_cast<float>(S);
-    transform<kInterleaved, Walk::kForward>(plan, row, [=](int64_t v, Complex x) {
-      store_complex(out + v * kStep, Complex{x.re * scale, x.im * scale});
-      return x;
-    });
+    filter_spectrum_unit<kInterleaved>(p, context.plan, nth_row(context, 0), index,
+                                       p.spectrum + spectrum_offset(context.plan, index));
   }
 }
 
@@ -331,19 +350,30 @@ static void write_filter_gradients(const FftConvBackwardParams& p, const Unit& u
                                    const float* row) {
   const int64_t S = unit.plan.size;
   const float scale = 1.0f / static_cast<float>(S);
+  const auto part = [row](int64_t v, int which) {
+    return load(row + kStep * padded(v, kLanes) + which * kLanes);
+  };
   for (int64_t i = 0; i < unit.channels; ++i) {
     if (p.dskip) p.dskip[h + i] = scale * gradient<kInterleaved>(row, 0, i, 0);
-    for (int64_t j = 0; p.dk && j < p.taps; ++j) {
+    float* dk = p.dk ? p.dk + (h + i) * p.taps : nullptr;
+    float* dk_rev = p.dk_rev ? p.dk_rev + (h + i) * p.reverse_taps : nullptr;
+    // Whole vectors of a row; what is left, and the other layout, one by one.
+    const int64_t whole = kInterleaved || p.circular ? 0 : p.taps / kLanes;
+    const int64_t whole_rev = kInterleaved ? 0 : p.reverse_taps / kLanes;
+    for (int64_t v = 0; dk && v < whole; ++v) store(dk + v * kLanes, scale * part(v, 0));
+    for (int64_t j = whole * kLanes; dk && j < p.taps; ++j) {
       float sum = gradient<kInterleaved>(row, 0, i, j);
       if (p.circular) sum -= gradient<kInterleaved>(row, 1, i, S - p.length + j);
-      p.dk[(h + i) * p.taps + j] = scale * sum;
+      dk[j] = scale * sum;
     }
-    for (int64_t j = 0; p.dk_rev && j < p.reverse_taps; ++j) {
-      // The last of L reverse taps would reach one element beyond the row.
-      const bool reaches = j + 1 < p.length;
-      p.dk_rev[(h + i) * p.reverse_taps + j] =
-          reaches ? -scale * gradient<kInterleaved>(row, 1, i, S - 1 - j) : 0.0f;
+    for (int64_t v = 0; dk_rev && v < whole_rev; ++v) {
+      store(dk_rev + v * kLanes, -scale * reversed(part(unit.plan.columns - 1 - v, 1)));
     }
+    for (int64_t j = whole_rev * kLanes; dk_rev && j < p.reverse_taps; ++j) {
+      dk_rev[j] = -scale * gradient<kInterleaved>(row, 1, i, S - 1 - j);
+    }
+    // The last of L reverse taps would reach one element beyond the row.
+    if (dk_rev && p.reverse_taps == p.length) dk_rev[p.length - 1] = 0.0f;
   }
 }
 
@@ -405,18 +435,6 @@ static void fft_conv_bwd_units(const FftConvBackwardParams& p, const Context& co
 }
 
 // ---- Dispatch on layout and storage type
-
-template <class F>
-MONARCH_INLINE void with_scalar(Scalar scalar, F&& f) {
-  switch (scalar) {
-    case Scalar::kFloat32:
-      return f(float{});
-    case Scalar::kBFloat16:
-      return f(BFloat16{});
-    case Scalar::kFloat16:
-      return f(Float16{});
-  }
-}
 
 static void run_filter_spectrum(const FilterSpectrumParams& p, const Context& context,
                                 int64_t begin, int64_t end) {

@@ -147,6 +147,29 @@ MONARCH_INLINE void store_partial(T* p, Vec v, int64_t count) {
   std::memcpy(p, lanes, static_cast<size_t>(count) * sizeof(T));
 }
 
+// kLanes samples from `index` on, zeros outside of the row.
+template <class T>
+static Vec load_clipped(const T* x, int64_t index, int64_t length) {
+  const int64_t begin = index < 0 ? 0 : index;
+  const int64_t end = index + kLanes < length ? index + kLanes : length;
+  T lanes[kLanes] = {};
+  if (begin < end) {
+    std::memcpy(lanes + (begin - index), x + begin, static_cast<size_t>(end - begin) * sizeof(T));
+  }
+  return load(lanes);
+}
+
+MONARCH_INLINE Vec reversed(Vec v) {
+#if defined(__AVX512F__)
+  const __m512i order = _mm512_set_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return _mm512_permutexvar_ps(order, v);
+#elif defined(__AVX2__)
+  return _mm256_permutevar8x32_ps(v, _mm256_set_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+#else
+  return Vec{v[3], v[2], v[1], v[0]};
+#endif
+}
+
 // ---- Transposition of kLanes vectors, in two steps that the leaf interleaves with arithmetic
 // Lane 4q+r of vector 4i+c is written (i, c; q, r). `transpose_quads` exchanges c and r
 // within four vectors of one i; `transpose_blocks` exchanges i and q among the kQuads vectors of
@@ -197,6 +220,19 @@ MONARCH_INLINE void transpose_blocks(Vec (&v)[kQuads]) {
 #else
   (void)v;
 #endif
+}
+
+// Calls f with a zero of a storage type.
+template <class F>
+MONARCH_INLINE void with_scalar(Scalar scalar, F&& f) {
+  switch (scalar) {
+    case Scalar::kFloat32:
+      return f(float{});
+    case Scalar::kBFloat16:
+      return f(BFloat16{});
+    case Scalar::kFloat16:
+      return f(Float16{});
+  }
 }
 
 MONARCH_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }

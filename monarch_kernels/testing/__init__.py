@@ -9,6 +9,8 @@ Public names:
     assert_close_to_float64, Margin: the error budget.
     Case, CASES, BOUNDARIES, make_inputs, plan_length: the table of `fft_conv` cases.
     evaluate, check_fft_conv: run a function on a case; compare result and gradients.
+    MixerCase, MIXER_CASES, MIXER_BOUNDARIES, make_mixer_inputs, evaluate_mixer, check_mixer_conv:
+        the same of `mixer_conv`.
 """
 
 from monarch_kernels.testing.budget import Margin, assert_close_to_float64
@@ -28,19 +30,33 @@ from monarch_kernels.testing.inputs import (
     white,
     with_layout,
 )
+from monarch_kernels.testing.mixer_conv import (
+    MIXER_BOUNDARIES,
+    MIXER_CASES,
+    MixerCase,
+    check_mixer_conv,
+    evaluate_mixer,
+    make_mixer_inputs,
+)
 
 __all__ = [
     "BOUNDARIES",
     "CASES",
     "LAYOUTS",
+    "MIXER_BOUNDARIES",
+    "MIXER_CASES",
     "Case",
     "Margin",
+    "MixerCase",
     "assert_close_to_float64",
     "check_fft_conv",
+    "check_mixer_conv",
     "evaluate",
+    "evaluate_mixer",
     "hyena_filter",
     "layer_norm_like",
     "make_inputs",
+    "make_mixer_inputs",
     "plan_length",
     "white",
     "with_layout",

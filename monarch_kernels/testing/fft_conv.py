@@ -198,7 +198,7 @@ def _reference(u, k, *, k_rev=None, skip=None, pregate=None, postgate=None, circ
     return reference.fft_conv(u, k, k_rev, skip, pregate, postgate, circular)
 
 
-def _padded_reference(length: int) -> Callable[..., Tensor]:
+def padded_reference(length: int) -> Callable[..., Tensor]:
     """`fft_conv` by torch.fft with a transform of 2 * length for sequences that may be shorter."""
 
     def function(u, k, *, k_rev=None, skip=None, pregate=None, postgate=None, circular=False):
@@ -213,7 +213,7 @@ def _padded_reference(length: int) -> Callable[..., Tensor]:
     return function
 
 
-def _smooth_lengths(at_least: int, count: int) -> list[int]:
+def smooth_lengths(at_least: int, count: int) -> list[int]:
     """The next multiples of 16 without a prime factor above 5, for which torch is most accurate."""
     smooth = {2**a * 3**b * 5**c for a in range(4, 24) for b in range(5) for c in range(4)}
     return sorted(n for n in smooth if n >= at_least)[:count]
@@ -233,8 +233,8 @@ def expected(case: Case) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
         inputs["k_rev"] = pad(k_rev, (0, n - k_rev.shape[-1]))
     # The largest error of few numbers is a small sample, and may be 0 by luck: several transforms
     # are several samples. None but the reference is shorter than the kernels' own, at least 32.
-    sizes = _smooth_lengths(plan_length(n), 10 if n <= 1024 else 3)
-    functions = [_reference, *(_padded_reference(m) for m in sizes)]
+    sizes = smooth_lengths(plan_length(n), 10 if n <= 1024 else 3)
+    functions = [_reference, *(padded_reference(m) for m in sizes)]
     dtypes = [torch.float64, *[torch.float32] * len(functions)]
     found = []
     for function, dtype in zip([_reference, *functions], dtypes, strict=True):
