@@ -25,7 +25,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOu
 from transformers.utils import ModelOutput, can_return_tuple
 
 from m2_bert.config import M2BertConfig
-from monarch_kernels import FilterSpectrum, fft_conv, filter_spectrum
+from monarch_kernels import FilterSpectrum, fft_conv, filter_spectrum, mixer_conv
 
 # ---- Implicit filters ----------------------------------------------------------------------------
 
@@ -139,18 +139,20 @@ class ImplicitLongConv(nn.Module):
                 return k, None
             return k, (self.implicit_filter_rev(z) * decay)[0].T.contiguous()
 
+    def operands(self, length: int) -> tuple[Tensor | FilterSpectrum, Tensor | None, Tensor | None]:
+        """Return k, k_rev and skip of an operator; k alone is all of them if it is a spectrum."""
+        caching = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+        if caching and self.cached_lengths > 0:
+            return self._cached_spectrum(length), None, None
+        return *self.filters(length), self.bias
+
     def forward(
         self, u: Tensor, pregate: Tensor | None = None, postgate: Tensor | None = None
     ) -> Tensor:
         """u and gates (B, D, L) -> (B, D, L)."""
-        length = u.shape[-1]
-        caching = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
-        if caching and self.cached_lengths > 0:
-            operands: dict[str, Any] = {"k": self._cached_spectrum(length)}
-        else:
-            k, k_rev = self.filters(length)
-            operands = {"k": k, "k_rev": k_rev, "skip": self.bias}
-        return fft_conv(u, **operands, pregate=pregate, postgate=postgate, backend=self.backend)
+        k, k_rev, skip = self.operands(u.shape[-1])
+        gates = {"pregate": pregate, "postgate": postgate}
+        return fft_conv(u, k, k_rev=k_rev, skip=skip, **gates, backend=self.backend)
 
     def _cached_spectrum(self, length: int) -> FilterSpectrum:
         key = (length, self.backend, self.bias.device)
@@ -230,6 +232,8 @@ class SequenceMixer(nn.Module):
         """u (B, L, D), mask (B, 1, L) of zeros and ones -> (B, L, D)."""
         if self.layernorm is not None:
             u = self.layernorm(u)
+        if mask is None and u.device.type == "cpu" and self._is_plain():
+            return self._fused(u)
         q = self.in_linear(u).transpose(1, 2)  # (B, 3D, L)
         x1, x2, v = self.short_filter(q).chunk(3, dim=1)  # each (B, D, L)
         if mask is not None:
@@ -239,6 +243,33 @@ class SequenceMixer(nn.Module):
             residual = u.transpose(1, 2).contiguous()
             z = z + self.filter_fn2(residual if mask is None else residual * mask)
         return self.out_linear(z.transpose(1, 2))
+
+    def _fused(self, u: Tensor) -> Tensor:
+        """The same in one operator between two products, which read and write its layout."""
+        batch, length, _ = u.shape
+        columns = u.transpose(1, 2)  # (B, D, L), a view
+        into, out, short = self.in_linear, self.out_linear, self.short_filter
+        q = torch.baddbmm(into.bias[:, None], into.weight.expand(batch, -1, -1), columns)
+        k, k_rev, skip = self.filter_fn.operands(length)
+        options = {"k_rev": k_rev, "skip": skip, "backend": self.filter_fn.backend}
+        if self.filter_fn2 is not None:
+            k2, k2_rev, skip2 = self.filter_fn2.operands(length)
+            options |= {"u": columns.to(q.dtype), "k2": k2, "k2_rev": k2_rev, "skip2": skip2}
+        z = mixer_conv(q, k, s=short.weight[:, 0], s_bias=short.bias, **options)  # (B, D, L)
+        return torch.baddbmm(out.bias, z.transpose(1, 2), out.weight.T.expand(batch, -1, -1))
+
+    def _is_plain(self) -> bool:
+        """Whether no part was replaced (adapters, quantisers) or is being watched (hooks)."""
+        parts = [self.in_linear, self.short_filter, self.out_linear, self.filter_fn]
+        kinds = [nn.Linear, ShortConv, nn.Linear, ImplicitLongConv]
+        if self.filter_fn2 is not None:
+            parts, kinds = [*parts, self.filter_fn2], [*kinds, ImplicitLongConv]
+        return all(
+            type(part) is kind
+            and not (part._forward_hooks or part._forward_pre_hooks)
+            and not (part._backward_hooks or part._backward_pre_hooks)
+            for part, kind in zip(parts, kinds, strict=True)
+        )
 
 
 # ---- Mixing along the width ----------------------------------------------------------------------

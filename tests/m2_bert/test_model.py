@@ -273,6 +273,80 @@ def test_decoder_is_tied_to_the_word_embedding() -> None:
     assert model.get_output_embeddings().weight is resized.weight
 
 
+# ---- The fused mixer -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each mixer that ran as one operator."""
+    runs: list[int] = []
+    fuse = m2_bert.model.SequenceMixer._fused
+    monkeypatch.setattr(
+        m2_bert.model.SequenceMixer, "_fused", lambda self, u: runs.append(1) or fuse(self, u)
+    )
+    return runs
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {},
+        {"bidirectional": False},
+        {"residual_long_conv": False},
+        {"hyena_training_additions": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_fused_mixer_equals_its_parts(switches: dict, backend, ids, fused, monkeypatch) -> None:
+    model = M2BertModel(_config(**switches)).set_backend(backend).eval()
+    output = model(ids)
+    gradient = _gradient(model, output[1].sum())
+    assert len(fused) == 2
+    monkeypatch.setattr(m2_bert.model.SequenceMixer, "_is_plain", lambda self: False)
+    parts = model(ids)
+    assert len(fused) == 2
+    torch.testing.assert_close(output[0], parts[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(gradient, _gradient(model, parts[1].sum()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("part", ["in_linear", "short_filter", "filter_fn", "out_linear"])
+def test_a_part_that_is_watched_or_replaced_runs(part: str, model, ids, fused) -> None:
+    mixer = model.encoder.layer[0].attention
+    seen: list[int] = []
+    handle = getattr(mixer, part).register_forward_hook(lambda *_: seen.append(1))
+    model(ids)
+    assert (len(seen), len(fused)) == (1, 1)  # the other layer's mixer is still fused
+    handle.remove()
+
+    class Adapter(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner, self.weight, self.bias = inner, inner.weight, inner.bias
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 0 * self.inner(x)
+
+    if part.endswith("linear"):
+        before = model(ids)[0]
+        setattr(mixer, part, Adapter(getattr(mixer, part)))
+        assert not torch.allclose(model(ids)[0], before)
+
+
+def test_no_copy_stands_between_projections_and_mixer() -> None:
+    model = M2BertModel(_config(max_position_embeddings=512)).eval()
+    mixer, u = model.encoder.layer[0].attention, torch.randn(2, 512, 16)
+    with torch.inference_mode():
+        mixer(u)
+        with torch.profiler.profile(record_shapes=True) as profile:
+            mixer(u)
+    names = [event.name for event in profile.events()]
+    assert names.count("monarch_kernels::mixer_conv_fwd") == 1
+    assert not {"aten::contiguous", "aten::clone"} & set(names)
+    # baddbmm begins with a copy of the bias into its result; nothing else is copied.
+    assert names.count("aten::copy_") == names.count("aten::baddbmm") == 2
+
+
 # ---- Inputs, switches and heads ------------------------------------------------------------------
 
 
