@@ -3,13 +3,19 @@
 Public names:
     fft_conv: long convolution with fused gates and skip, any length, differentiable.
     filter_spectrum, FilterSpectrum: a filter transformed once, for many calls.
+    block_diagonal: one block-diagonal factor of a Monarch matrix.
+    monarch_matmul: two factors and the permutation between; to_dense, project_to_monarch.
+    glu_mlp: the gated MLP of block-diagonal weights, with residual and LayerNorm, in one pass.
 
 `python -m monarch_kernels.info` says which backends are usable here, and why the others are not.
 """
 
 from importlib.metadata import PackageNotFoundError, version
 
+from monarch_kernels.block_diagonal import block_diagonal
 from monarch_kernels.fft_conv import fft_conv
+from monarch_kernels.glu_mlp import glu_mlp
+from monarch_kernels.monarch_matmul import monarch_matmul, project_to_monarch, to_dense
 from monarch_kernels.spectrum import FilterSpectrum, filter_spectrum
 
 try:
@@ -17,4 +23,14 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-__all__ = ["FilterSpectrum", "__version__", "fft_conv", "filter_spectrum"]
+__all__ = [
+    "FilterSpectrum",
+    "__version__",
+    "block_diagonal",
+    "fft_conv",
+    "filter_spectrum",
+    "glu_mlp",
+    "monarch_matmul",
+    "project_to_monarch",
+    "to_dense",
+]

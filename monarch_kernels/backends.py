@@ -22,8 +22,8 @@ def status() -> dict[str, str | None]:
     return {"native": _native.reason, "triton": _NO_TRITON, "reference": None}
 
 
-def unsupported(backend: str, u: torch.Tensor) -> str | None:
-    """Return why `backend` cannot run on a tensor like `u`, or None if it can."""
+def unsupported(backend: str, u: torch.Tensor, operator: str = "fft_conv") -> str | None:
+    """Return why `backend` cannot run `operator` on a tensor like `u`, or None if it can."""
     if backend == "reference":
         return None
     if backend == "triton":
@@ -34,7 +34,11 @@ def unsupported(backend: str, u: torch.Tensor) -> str | None:
         return f"it has no kernels for {u.device.type} tensors"
     if u.dtype not in NATIVE_DTYPES:
         return f"it has no kernels for {u.dtype}: convert, or use backend='reference'"
-    return cuda_unsupported(u.device.index) if u.device.type == "cuda" else None
+    if u.device.type != "cuda":
+        return None
+    if operator not in ("fft_conv", *_native.build.get("cuda_operators", "").split()):
+        return f"it has no CUDA kernels of {operator}: use backend='reference'"
+    return cuda_unsupported(u.device.index)
 
 
 def cuda_unsupported(index: int | None = None) -> str | None:
@@ -92,7 +96,7 @@ def shared_bytes(index: int | None = None) -> int:
     return torch.cuda.get_device_properties(index).shared_memory_per_block_optin
 
 
-def select(backend: str | None, u: torch.Tensor) -> str:
+def select(backend: str | None, u: torch.Tensor, operator: str = "fft_conv") -> str:
     """Return the backend for an input like `u`: the one asked for, or the fastest that can.
 
     Raises:
@@ -100,10 +104,10 @@ def select(backend: str | None, u: torch.Tensor) -> str:
         RuntimeError: the backend asked for cannot run here, or not on this input.
     """
     if backend is None:
-        return "native" if unsupported("native", u) is None else "reference"
+        return "native" if unsupported("native", u, operator) is None else "reference"
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)} or None, got {backend!r}")
-    reason = unsupported(backend, u)
+    reason = unsupported(backend, u, operator)
     if reason is not None:
         raise RuntimeError(f"backend {backend!r} is not available: {reason}")
     return backend

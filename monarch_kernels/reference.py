@@ -5,7 +5,7 @@ Arguments are those of the public operators, which validate; nothing is checked 
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import gelu, layer_norm, pad
 
 
 def _computed(dtype: torch.dtype) -> torch.dtype:
@@ -60,3 +60,58 @@ def fft_conv(
         k = k.double()
     spectrum = filter_spectrum(k, k_rev, skip, u.shape[-1], circular)
     return fft_conv_spectrum(u, spectrum, pregate, postgate, circular)
+
+
+def _blocks(x: Tensor, w: Tensor) -> Tensor:
+    """x (..., n) @ blocks (P, q, c): (..., P * q), x padded with zeros to P * c."""
+    p, q, c = w.shape
+    x = pad(x, (0, p * c - x.shape[-1])).reshape(-1, p, c)
+    return torch.einsum("tpc,pqc->tpq", x, w).reshape(-1, p * q)
+
+
+def block_diagonal(x: Tensor, w: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+    """`monarch_kernels.block_diagonal` as an einsum."""
+    dtype = _computed(x.dtype)
+    y = _blocks(x.to(dtype), w.to(dtype))[:, :out_features]
+    y = y if bias is None else y + bias.to(dtype)
+    return y.to(x.dtype).reshape(*x.shape[:-1], out_features)
+
+
+def monarch_matmul(
+    x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None, out_features: int
+) -> Tensor:
+    """`monarch_kernels.monarch_matmul` as two einsums with a permutation between."""
+    dtype, (blocks, rows, columns) = _computed(x.dtype), w2.shape
+    h = _blocks(x.to(dtype), w1.to(dtype)).reshape(-1, columns, blocks)
+    y = torch.einsum("lsr,trl->tsl", w2.to(dtype), h).reshape(-1, rows * blocks)
+    y = y[:, :out_features]
+    y = y if bias is None else y + bias.to(dtype)
+    return y.to(x.dtype).reshape(*x.shape[:-1], out_features)
+
+
+def glu_mlp(
+    x: Tensor,
+    w_in: Tensor,
+    w_out: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 1e-5,
+    gated: bool = True,
+) -> Tensor:
+    """`monarch_kernels.glu_mlp` as einsums, gelu and layer_norm."""
+    dtype, width = _computed(x.dtype), x.shape[-1]
+    h = _blocks(x.to(dtype), w_in.to(dtype))
+    if gated:
+        a, b = h.chunk(2, dim=-1)
+        h = gelu(a) * b
+    else:
+        h = gelu(h)
+    y = _blocks(h, w_out.to(dtype))[:, :width].reshape(x.shape)
+    for t in (bias, residual):
+        y = y if t is None else y + t.to(dtype)
+    if norm_weight is not None:
+        scale, shift = (t if t is None else t.to(dtype) for t in (norm_weight, norm_bias))
+        y = layer_norm(y, (width,), scale, shift, eps)
+    return y.to(x.dtype)
