@@ -22,8 +22,9 @@ def block_diagonal(
 
     A width that P does not divide follows the rule of M2-BERT's BlockdiagLinear: blocks have
     ceil(n / P) columns and ceil(out_features / P) rows, x reads as zero beyond n, and the result is
-    cropped to `out_features`. Sums are float32 for all dtypes but float64, in the same order for
-    every number of rows and threads: a row of the result does not depend on the others.
+    cropped to `out_features`. Sums are float32 for all dtypes but float64. A row of the result does
+    not depend on the others, nor on the number of threads; up to 8 rows are summed in another order
+    than more.
 
     Args:
         x: `(..., n)`, P (c - 1) < n <= P c; float32, bfloat16 or float16 (float64: reference).

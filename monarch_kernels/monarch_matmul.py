@@ -2,8 +2,11 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from monarch_kernels import backends, contract, reference
+from monarch_kernels.block_diagonal import _bwd as _block_diagonal_bwd
+from monarch_kernels.block_diagonal import block_diagonal
 
 
 def monarch_matmul(
@@ -128,9 +131,8 @@ def project_to_monarch(
     return w1.to(dense.dtype), w2.to(dense.dtype)
 
 
-# ---- The registered operators
-# Implemented in csrc/torch/monarch_matmul.cpp. x is (rows, n), bias float32. The backward returns
-# an empty tensor for each gradient not wanted.
+# ---- The registered operator
+# Implemented in csrc/torch/monarch_matmul.cpp. x is (rows, n), bias float32.
 
 _lib = torch.library.Library("monarch_kernels", "FRAGMENT")
 _tags = (torch.Tag.pt2_compliant_tag,)
@@ -139,13 +141,7 @@ _lib.define(
     " -> Tensor",
     tags=_tags,
 )
-_lib.define(
-    "monarch_matmul_bwd(Tensor dy, Tensor x, Tensor w1, Tensor w2, bool need_x, bool need_w1, "
-    "bool need_w2, bool need_bias) -> (Tensor, Tensor, Tensor, Tensor)",
-    tags=_tags,
-)
 _fwd = torch.ops.monarch_kernels.monarch_matmul_fwd.default
-_bwd = torch.ops.monarch_kernels.monarch_matmul_bwd.default
 
 
 @torch.library.register_fake("monarch_kernels::monarch_matmul_fwd", lib=_lib)
@@ -154,57 +150,31 @@ def _(x, w1, w2, bias, out_features):
     return x.new_empty(x.shape[0], out_features)
 
 
-@torch.library.register_fake("monarch_kernels::monarch_matmul_bwd", lib=_lib)
-def _(dy, x, w1, w2, need_x, need_w1, need_w2, need_bias):
-    contract.check_one_device("monarch_matmul", dy, x, w1, w2)
-    wanted = ((x, need_x), (w1, need_w1), (w2, need_w2))
-    return (
-        *(t.new_empty(t.shape if need else (0,)) for t, need in wanted),
-        x.new_empty((dy.shape[1],) if need_bias else (0,), dtype=torch.float32),
-    )
-
-
 def _setup_fwd(ctx, inputs, output):
     ctx.save_for_backward(*inputs[:3])
 
 
 def _backward_fwd(ctx, dy):
-    needs = ctx.needs_input_grad[:4]
-    grads = _bwd(dy, *ctx.saved_tensors, *needs)
-    return (*(g if need else None for g, need in zip(grads, needs, strict=True)), None)
+    """The gradients by `block_diagonal`, of which this is a composition: differentiable again.
 
-
-def _setup_bwd(ctx, inputs, output):
-    dy, x, w1, w2, *ctx.needs = inputs
-    ctx.save_for_backward(dy, x, w1, w2)
-    ctx.set_materialize_grads(False)
-
-
-def _backward_bwd(ctx, *cotangents):
-    """Derivatives of <dy, f(cx, w1, w2) + f(x, cw1, w2) + f(x, w1, cw2) + cb>."""
-    with torch.enable_grad():
-        dy, x, w1, w2 = (contract.leaf(t) for t in ctx.saved_tensors)
-        given = zip(cotangents, ctx.needs, strict=True)
-        cx, cw1, cw2, cb = (c.contiguous() if need and c is not None else None for c, need in given)
-        operands = [(cx, w1, w2), (x, cw1, w2), (x, w1, cw2)]
-        width = dy.shape[1]
-        terms = [
-            _fwd(*ops, None, width)
-            for ops, c in zip(operands, (cx, cw1, cw2), strict=True)
-            if c is not None
-        ]
-        if cb is not None:
-            terms.append(cb.expand(dy.shape))
-        if not terms:
-            return (None,) * 8
-        form = sum((dy.float() * term.float()).sum() for term in terms)
-        grads = torch.autograd.grad(form, (dy, x, w1, w2), create_graph=True, allow_unused=True)
-    return (*grads, *[None] * 4)
+    Here the permutation is a copy; h is computed again.
+    """
+    x, w1, w2 = ctx.saved_tensors
+    need_x, need_w1, need_w2, need_bias, _ = ctx.needs_input_grad
+    blocks, s, r = w2.shape
+    dx = dw1 = dw2 = None
+    if need_x or need_w1 or need_w2:
+        dy_blocks = pad(dy, (0, blocks * s - dy.shape[1])).unflatten(1, (s, blocks)).mT.flatten(1)
+    if need_x or need_w1:
+        dh = block_diagonal(dy_blocks, w2.mT).unflatten(1, (blocks, r)).mT.flatten(1)
+        dx, dw1, _ = _block_diagonal_bwd(dh, x, w1, need_x, need_w1, False)
+    if need_w2:
+        h = block_diagonal(x, w1).unflatten(1, (r, blocks)).mT.flatten(1)
+        _, dw2, _ = _block_diagonal_bwd(dy_blocks, h, w2, False, True, False)
+    dbias = dy.sum(0, dtype=torch.float32) if need_bias else None
+    return dx if need_x else None, dw1 if need_w1 else None, dw2, dbias, None
 
 
 torch.library.register_autograd(
     "monarch_kernels::monarch_matmul_fwd", _backward_fwd, setup_context=_setup_fwd, lib=_lib
-)
-torch.library.register_autograd(
-    "monarch_kernels::monarch_matmul_bwd", _backward_bwd, setup_context=_setup_bwd, lib=_lib
 )

@@ -6,7 +6,8 @@
 namespace monarch::cpu {
 
 int64_t block_diagonal_fwd_items(const BlockDiagonalParams& p) {
-  return ceil_div(p.rows, p.tile) * p.w.count * ceil_div(p.w.rows, products().chunk);
+  const int64_t chunk = products().chunk * (p.pairs ? 2 : 1);
+  return ceil_div(p.rows, p.tile) * p.w.count * ceil_div(p.w.rows, chunk);
 }
 void block_diagonal_fwd(const BlockDiagonalParams& p, int64_t begin, int64_t end) {
   products().block_diagonal_fwd(p, begin, end);

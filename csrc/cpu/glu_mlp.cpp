@@ -12,7 +12,9 @@ int64_t padded(int64_t features) {
   return ceil_div(features, products().tokens) * products().tokens;
 }
 
-int64_t chunks(int64_t rows) { return ceil_div(rows, products().chunk); }
+int64_t chunks(int64_t rows, bool pairs) {
+  return ceil_div(rows, products().chunk * (pairs ? 2 : 1));
+}
 
 }  // namespace
 
@@ -30,12 +32,14 @@ int64_t glu_mlp_hidden_floats(const GluMlpParams& p) {
 }
 int64_t glu_mlp_sum_floats(const GluMlpParams& p) { return p.rows * padded(p.width); }
 int64_t glu_mlp_hidden_items(const GluMlpParams& p) {
-  return p.w_out.count * chunks(p.w_out.columns);
+  return p.w_out.count * chunks(p.w_out.columns, p.pairs);
 }
 void glu_mlp_hidden(const GluMlpParams& p, int64_t begin, int64_t end) {
   products().glu_mlp_hidden(p, begin, end);
 }
-int64_t glu_mlp_sum_items(const GluMlpParams& p) { return p.w_out.count * chunks(p.w_out.rows); }
+int64_t glu_mlp_sum_items(const GluMlpParams& p) {
+  return p.w_out.count * chunks(p.w_out.rows, p.pairs);
+}
 void glu_mlp_sum(const GluMlpParams& p, int64_t begin, int64_t end) {
   products().glu_mlp_sum(p, begin, end);
 }
@@ -61,7 +65,7 @@ void glu_mlp_bwd_rows(const GluMlpBackwardParams& p, int64_t begin, int64_t end)
   products().glu_mlp_bwd_rows(p, begin, end);
 }
 int64_t glu_mlp_bwd_weights_items(const GluMlpBackwardParams& p) {
-  return p.w_out.count * chunks(p.w_out.columns);
+  return p.w_out.count * chunks(p.w_out.columns, p.pairs);
 }
 void glu_mlp_bwd_weights(const GluMlpBackwardParams& p, int64_t begin, int64_t end) {
   products().glu_mlp_bwd_weights(p, begin, end);

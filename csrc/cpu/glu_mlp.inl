@@ -69,7 +69,7 @@ void hidden_chunk(const GluMlpParams& p, int64_t block, int64_t o, int64_t count
   float* gated = nullptr;
   if (p.gated) {
     const Half b = value_half(p, block);
-    gated = values + kChunk * kTokens;
+    gated = values + kChunk<C> * kTokens;
     multiply<C>(count, w + (b.row + o) * columns, columns, present(p.width, b.block, columns), x_b,
                 kTokens, live, gated, kTokens, false);
   }
@@ -145,9 +145,9 @@ template <class C, class T>
 void glu_mlp_fwd(const GluMlpParams& p, int64_t begin, int64_t end) {
   const int64_t units = p.w_out.columns, panels = p.tile / kTokens, stride = sum_stride(p);
   const int64_t x_panel = steps<C>(p.w_in.columns) * kTokens, h_panel = steps<C>(units) * kTokens;
-  float* values =
-      scratch(2 * kChunk * kTokens + panels * (p.w_in.count * x_panel + h_panel) + p.tile * stride);
-  float* x = values + 2 * kChunk * kTokens;
+  float* values = scratch(2 * kChunk<C> * kTokens + panels * (p.w_in.count * x_panel + h_panel) +
+                          p.tile * stride);
+  float* x = values + 2 * kChunk<C> * kTokens;
   float* hidden = x + p.w_in.count * panels * x_panel;
   float* sum = hidden + panels * h_panel;
   for (int64_t tile = begin; tile < end; ++tile) {
@@ -159,18 +159,18 @@ void glu_mlp_fwd(const GluMlpParams& p, int64_t begin, int64_t end) {
     for (int64_t block = 0; block < p.w_out.count; ++block) {
       const float* x_a = x + gate_half(p, block).block * panels * x_panel;
       const float* x_b = p.gated ? x + value_half(p, block).block * panels * x_panel : nullptr;
-      for (int64_t o = 0; o < units; o += kChunk) {
+      for (int64_t o = 0; o < units; o += kChunk<C>) {
         for (int64_t t = 0; t < rows; t += kTokens) {
           const int64_t panel = t / kTokens;
-          hidden_chunk<C>(p, block, o, smaller(kChunk, units - o), x_a + panel * x_panel,
+          hidden_chunk<C>(p, block, o, smaller(kChunk<C>, units - o), x_a + panel * x_panel,
                           p.gated ? x_b + panel * x_panel : nullptr, smaller(kTokens, rows - t),
                           values, hidden + panel * h_panel);
         }
       }
       const int64_t outputs = present(p.width, block, p.w_out.rows);
-      for (int64_t o = 0; o < outputs; o += kChunk) {
+      for (int64_t o = 0; o < outputs; o += kChunk<C>) {
         for (int64_t t = 0; t < rows; t += kTokens) {
-          sum_chunk<C>(p, block, o, smaller(kChunk, outputs - o), hidden + t / kTokens * h_panel,
+          sum_chunk<C>(p, block, o, smaller(kChunk<C>, outputs - o), hidden + t / kTokens * h_panel,
                        smaller(kTokens, rows - t), values, sum + t * stride, stride);
         }
       }
@@ -183,15 +183,15 @@ void glu_mlp_fwd(const GluMlpParams& p, int64_t begin, int64_t end) {
 
 template <class C, class T>
 void glu_mlp_hidden(const GluMlpParams& p, int64_t begin, int64_t end) {
-  const int64_t units = p.w_out.columns, chunks = ceil_div(units, kChunk);
+  const int64_t units = p.w_out.columns, chunks = ceil_div(units, kChunk<C>);
   const int64_t panels = ceil_div(p.rows, kTokens);
   const int64_t x_panel = steps<C>(p.w_in.columns) * kTokens, h_panel = steps<C>(units) * kTokens;
-  float* values = scratch(2 * kChunk * kTokens + 2 * panels * x_panel);
-  float* x_a = values + 2 * kChunk * kTokens;
+  float* values = scratch(2 * kChunk<C> * kTokens + 2 * panels * x_panel);
+  float* x_a = values + 2 * kChunk<C> * kTokens;
   float* x_b = x_a + panels * x_panel;
   int64_t loaded = -1;
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t block = item / chunks, o = item % chunks * kChunk;
+    const int64_t block = item / chunks, o = item % chunks * kChunk<C>;
     if (block != loaded) {
       loaded = block;
       load_block<C, T>(p.x, gate_half(p, block).block, p.w_in.columns, p.width, 0, p.rows, x_a,
@@ -203,7 +203,7 @@ void glu_mlp_hidden(const GluMlpParams& p, int64_t begin, int64_t end) {
     }
     for (int64_t t = 0; t < p.rows; t += kTokens) {
       const int64_t panel = t / kTokens;
-      hidden_chunk<C>(p, block, o, smaller(kChunk, units - o), x_a + panel * x_panel,
+      hidden_chunk<C>(p, block, o, smaller(kChunk<C>, units - o), x_a + panel * x_panel,
                       x_b + panel * x_panel, smaller(kTokens, p.rows - t), values,
                       p.hidden + (block * panels + panel) * h_panel);
     }
@@ -212,12 +212,12 @@ void glu_mlp_hidden(const GluMlpParams& p, int64_t begin, int64_t end) {
 
 template <class C, class T>
 void glu_mlp_sum(const GluMlpParams& p, int64_t begin, int64_t end) {
-  const int64_t chunks = ceil_div(p.w_out.rows, kChunk), panels = ceil_div(p.rows, kTokens);
+  const int64_t chunks = ceil_div(p.w_out.rows, kChunk<C>), panels = ceil_div(p.rows, kTokens);
   const int64_t h_panel = steps<C>(p.w_out.columns) * kTokens, stride = sum_stride(p);
-  float* values = scratch(kChunk * kTokens);
+  float* values = scratch(kChunk<C> * kTokens);
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t block = item / chunks, o = item % chunks * kChunk;
-    const int64_t count = smaller(kChunk, present(p.width, block, p.w_out.rows) - o);
+    const int64_t block = item / chunks, o = item % chunks * kChunk<C>;
+    const int64_t count = smaller(kChunk<C>, present(p.width, block, p.w_out.rows) - o);
     for (int64_t t = 0; t < p.rows && count > 0; t += kTokens) {
       sum_chunk<C>(p, block, o, count, p.hidden + (block * panels + t / kTokens) * h_panel,
                    smaller(kTokens, p.rows - t), values, p.sum + t * stride, stride);
@@ -293,11 +293,11 @@ void glu_mlp_bwd_rows(const GluMlpBackwardParams& p, int64_t begin, int64_t end)
   const int64_t panels = p.tile / kTokens, x_panel = steps<C>(columns) * kTokens;
   const int64_t z_panel = steps<C>(p.w_out.rows) * kTokens, h_panel = steps<C>(units) * kTokens;
   const int64_t dx_panel = (blocks * columns + kLanes) * kTokens;
-  float* a = scratch(3 * kChunk * kTokens +
+  float* a = scratch(3 * kChunk<C> * kTokens +
                      panels * (blocks * (x_panel + z_panel) + 2 * h_panel + dx_panel));
-  float* b = a + kChunk * kTokens;
-  float* dh = b + kChunk * kTokens;
-  float* x = dh + kChunk * kTokens;
+  float* b = a + kChunk<C> * kTokens;
+  float* dh = b + kChunk<C> * kTokens;
+  float* x = dh + kChunk<C> * kTokens;
   float* dz = x + blocks * panels * x_panel;
   float* da = dz + blocks * panels * z_panel;
   float* db = da + panels * h_panel;
@@ -334,8 +334,8 @@ void glu_mlp_bwd_rows(const GluMlpBackwardParams& p, int64_t begin, int64_t end)
     for (int64_t block = 0; block < blocks; ++block) {
       const Half gate = gate_half(p, block), value = value_half(p, block);
       const int64_t unit = block * units;
-      for (int64_t o = 0; o < units; o += kChunk) {
-        const int64_t count = smaller(kChunk, units - o);
+      for (int64_t o = 0; o < units; o += kChunk<C>) {
+        const int64_t count = smaller(kChunk<C>, units - o);
         for (int64_t t = 0; t < rows; t += kTokens) {
           const int64_t panel = t / kTokens, live = smaller(kTokens, rows - t);
           multiply<C>(count, w_in + (gate.row + o) * columns, columns,
@@ -380,13 +380,13 @@ void glu_mlp_bwd_rows(const GluMlpBackwardParams& p, int64_t begin, int64_t end)
 template <class C, class T>
 void glu_mlp_bwd_weights(const GluMlpBackwardParams& p, int64_t begin, int64_t end) {
   using W = typename C::Weight;
-  const int64_t units = p.w_out.columns, chunks = ceil_div(units, kChunk);
+  const int64_t units = p.w_out.columns, chunks = ceil_div(units, kChunk<C>);
   const int64_t in_width = padded(p.w_in.columns), out_width = padded(p.w_out.rows);
   const int64_t panel = steps<C>(p.part) * kTokens;
   const bool add = p.first > 0;
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t block = item / chunks, o = item % chunks * kChunk, unit = block * units + o;
-    const int64_t count = smaller(kChunk, units - o);
+    const int64_t block = item / chunks, o = item % chunks * kChunk<C>, unit = block * units + o;
+    const int64_t count = smaller(kChunk<C>, units - o);
     const auto sum = [&](const void* factors, const float* features, int64_t x_block, int64_t size,
                          int64_t width, float* to) {
       const W* w = static_cast<const W*>(factors) + unit * p.part;

@@ -32,8 +32,8 @@ void monarch_matmul_fwd(const MonarchMatmulParams& p, int64_t begin, int64_t end
   const int64_t block_steps = steps<C>(w2.columns);
   const int64_t h_panel = w2.count * block_steps * kTokens;
   const int64_t y_panel = (w2.count * w2.rows + kLanes) * kTokens;
-  float* values = scratch(kChunk * kTokens + panels * (x_panel + h_panel + y_panel));
-  float* x = values + kChunk * kTokens;
+  float* values = scratch(kChunk<C> * kTokens + panels * (x_panel + h_panel + y_panel));
+  float* x = values + kChunk<C> * kTokens;
   float* hidden = x + panels * x_panel;
   float* y = hidden + panels * h_panel;
   // A block of floats starts at its first element, and the next one is l further.
@@ -48,8 +48,8 @@ void monarch_matmul_fwd(const MonarchMatmulParams& p, int64_t begin, int64_t end
             static_cast<const T*>(p.x.data) + (first + t) * p.x.stride + block * w1.columns,
             p.x.stride, smaller(kTokens, rows - t), size, x + t / kTokens * x_panel, kTokens);
       }
-      for (int64_t o = 0; o < w1.rows; o += kChunk) {
-        const int64_t count = smaller(kChunk, w1.rows - o), unit = block * w1.rows + o;
+      for (int64_t o = 0; o < w1.rows; o += kChunk<C>) {
+        const int64_t count = smaller(kChunk<C>, w1.rows - o), unit = block * w1.rows + o;
         for (int64_t t = 0; t < rows; t += kTokens) {
           const int64_t live = smaller(kTokens, rows - t);
           multiply<C>(count, static_cast<const W*>(w1.data) + unit * w1.columns, w1.columns, size,

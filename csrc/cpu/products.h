@@ -13,7 +13,7 @@ namespace monarch::cpu {
 struct ProductTable {
   bool pairs;      // has products of bfloat16
   int64_t tokens;  // rows of x in a panel
-  int64_t chunk;   // rows of a matrix done together
+  int64_t chunk;   // rows of a matrix done together, of pairs twice as many
   void (*convert)(const ConvertParams&, int64_t, int64_t);
   void (*block_diagonal_fwd)(const BlockDiagonalParams&, int64_t, int64_t);
   void (*block_diagonal_bwd)(const BlockDiagonalBackwardParams&, int64_t, int64_t);

@@ -21,8 +21,11 @@ constexpr int kRows = 6;
 #else
 constexpr int kRows = 4;
 #endif
-// A multiple of kRows and of kLanes: 48, 24 or 16.
-constexpr int64_t kChunk = kLanes == 16 ? 48 : kLanes == 8 ? 24 : 16;
+// Rows of a matrix done together, a multiple of kRows and of kLanes: 48, 24 or 16. Of pairs twice
+// as many, so that they fill whole vectors of bfloat16.
+constexpr int64_t kBaseChunk = kLanes == 16 ? 48 : kLanes == 8 ? 24 : 16;
+template <class C>
+constexpr int64_t kChunk = kBaseChunk * C::kPer;
 // Steps of a sum between two visits to memory: bounds the rounding error of long sums.
 constexpr int64_t kDepth = 384;
 
@@ -60,6 +63,8 @@ template <class C>
 constexpr int64_t steps(int64_t size) {
   return (size + C::kPer - 1) / C::kPer;
 }
+
+MONARCH_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // ---- out[r][lanes] (+)= sum_k w[r][k] x[k][lanes]
 
@@ -209,11 +214,39 @@ void load_panel(const T* rows, int64_t row_stride, int64_t live, int64_t size, f
   }
 }
 
+// One feature of kLanes rows, kept for a sum over rows.
+MONARCH_INLINE void store_feature(float* p, Vec v) { store(p, v); }
+#if defined(__AVX512BF16__)
+MONARCH_INLINE __m256i to_bfloat16s(Vec v) { return (__m256i)_mm512_cvtneps_pbh(v); }
+MONARCH_INLINE void store_feature(BFloat16* p, Vec v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bfloat16s(v));
+}
+MONARCH_INLINE Vec pair(Vec low, Vec high) {
+  return _mm512_castsi512_ps(
+      _mm512_or_si512(_mm512_cvtepu16_epi32(to_bfloat16s(low)),
+                      _mm512_slli_epi32(_mm512_cvtepu16_epi32(to_bfloat16s(high)), 16)));
+}
+#endif
+
+// Whether rows can be written past the caches, in whole lines of 64 bytes. Worth it for results
+// larger than a second-level cache, whose rows moreover tend to lie in few sets of it.
+template <class T>
+MONARCH_INLINE bool whole_lines(const T* rows, int64_t row_stride) {
+  return reinterpret_cast<uintptr_t>(rows) % 64 == 0 &&
+         row_stride * static_cast<int64_t>(sizeof(T)) % 64 == 0;
+}
+
+template <class T>
+MONARCH_INLINE bool is_large(int64_t elements) {
+  return elements * static_cast<int64_t>(sizeof(T)) > int64_t{4} << 20;
+}
+
 // rows[row][o] = values[o][row] + bias[o] for `live` rows and `count` features. Values must have
 // whole vectors of features, though what is beyond `count` may be anything.
 template <class T>
 void store_rows(const float* values, int64_t stride, int64_t count, const float* bias, T* rows,
-                int64_t row_stride, int64_t live) {
+                int64_t row_stride, int64_t live, bool large = false) {
+  const bool past = large && sizeof(Vec) == 64 && sizeof(T) == 4 && whole_lines(rows, row_stride);
   for (int64_t o = 0; o < count; o += kLanes) {
     const int64_t whole = count - o;
     const Vec shift = bias != nullptr ? load_at_most(bias + o, whole) : Vec{};
@@ -223,7 +256,10 @@ void store_rows(const float* values, int64_t stride, int64_t count, const float*
       for (int i = 0; i < kLanes; ++i) v[i] = load(values + (o + i) * stride + t);
       transpose(v);
       T* to = rows + t * row_stride + o;
-      if (whole >= kLanes && t + kLanes <= live) {
+      if (past && whole >= kLanes && t + kLanes <= live) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) stream(to + i * row_stride, v[i] + shift);
+      } else if (whole >= kLanes && t + kLanes <= live) {
 #pragma GCC unroll 16
         for (int i = 0; i < kLanes; ++i) store(to + i * row_stride, v[i] + shift);
       } else {
@@ -284,20 +320,6 @@ void load_features(Pairs, const BFloat16* rows, int64_t row_stride, int64_t live
 
 constexpr int64_t padded(int64_t features) { return (features + kTokens - 1) / kTokens * kTokens; }
 
-// One feature of kLanes rows, kept for a sum over rows.
-MONARCH_INLINE void store_feature(float* p, Vec v) { store(p, v); }
-#if defined(__AVX512BF16__)
-MONARCH_INLINE __m256i to_bfloat16s(Vec v) { return (__m256i)_mm512_cvtneps_pbh(v); }
-MONARCH_INLINE void store_feature(BFloat16* p, Vec v) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bfloat16s(v));
-}
-MONARCH_INLINE Vec pair(Vec low, Vec high) {
-  return _mm512_castsi512_ps(
-      _mm512_or_si512(_mm512_cvtepu16_epi32(to_bfloat16s(low)),
-                      _mm512_slli_epi32(_mm512_cvtepu16_epi32(to_bfloat16s(high)), 16)));
-}
-#endif
-
 // features[o][row], each `stride` from the next, of `live` rows: load_panel without pairs.
 template <class W, class T>
 void load_transposed(const T* rows, int64_t row_stride, int64_t live, int64_t size, W* features,
@@ -316,6 +338,54 @@ void load_transposed(const T* rows, int64_t row_stride, int64_t live, int64_t si
   }
 }
 
+#if defined(__AVX512BF16__)
+// The same for bfloat16: two features of a row are exchanged as one number of 32 bits.
+void store_rows(const float* values, int64_t stride, int64_t count, const float* bias,
+                BFloat16* rows, int64_t row_stride, int64_t live, bool large = false) {
+  const bool past = large && whole_lines(rows, row_stride);
+  float shift[2 * kLanes] = {};
+  for (int64_t o = 0; o < count; o += 2 * kLanes) {
+    const int64_t whole = smaller(count - o, 2 * kLanes);
+    if (bias != nullptr) std::memcpy(shift, bias + o, static_cast<size_t>(whole) * sizeof(float));
+    for (int64_t t = 0; t < live; t += kLanes) {
+      const float* from = values + o * stride + t;
+      Vec v[kLanes];
+      if (whole == 2 * kLanes) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i, from += 2 * stride) {
+          v[i] = pair(load(from) + shift[2 * i], load(from + stride) + shift[2 * i + 1]);
+        }
+      } else {
+        // The last rows of values may be missing; what is made of them is not stored.
+        for (int64_t i = 0; i < kLanes; ++i) {
+          const int64_t low = smaller(2 * i, whole - 1), high = smaller(2 * i + 1, whole - 1);
+          v[i] = pair(load(from + low * stride) + shift[low],
+                      load(from + high * stride) + shift[high]);
+        }
+      }
+      transpose(v);
+      BFloat16* to = rows + t * row_stride + o;
+      const int64_t here = smaller(kLanes, live - t);
+      if (past && whole == 2 * kLanes && here == kLanes) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i, to += row_stride) {
+          _mm512_stream_ps(reinterpret_cast<float*>(to), v[i]);
+        }
+      } else if (whole == 2 * kLanes && here == kLanes) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i, to += row_stride) _mm512_storeu_ps(to, v[i]);
+      } else {
+        for (int64_t i = 0; i < here; ++i) {
+          BFloat16 lanes[2 * kLanes];
+          _mm512_storeu_ps(lanes, v[i]);
+          std::memcpy(to + i * row_stride, lanes, static_cast<size_t>(whole) * sizeof(BFloat16));
+        }
+      }
+    }
+  }
+}
+#endif
+
 // ---- Small parts
 
 template <class T>
@@ -324,8 +394,6 @@ MONARCH_INLINE void store_row(const float* from, int64_t count, T* to) {
   for (; i + kLanes <= count; i += kLanes) store(to + i, load(from + i));
   if (i < count) store_partial(to + i, load(from + i), count - i);
 }
-
-MONARCH_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Elements of block p of `size` that a row of `width` has.
 MONARCH_INLINE int64_t present(int64_t width, int64_t p, int64_t size) {
@@ -389,17 +457,147 @@ void run_convert(const ConvertParams& p, int64_t begin, int64_t end) {
 
 // ---- block_diagonal
 
-// An item is kChunk rows of one block for one tile; the tile's panels are kept from item to item.
+// ---- Few rows: vectors along the sum, so that the matrix is read once and no lane is idle
+
+constexpr int64_t kFewRows = kLanes < 8 ? kLanes : 8;
+
+// C::kPer kLanes elements of a weight's row, of which `count` are there.
+MONARCH_INLINE Vec load_weights(const float* w, int64_t count) { return load_at_most(w, count); }
+#if defined(__AVX512BF16__)
+MONARCH_INLINE Vec load_weights(const BFloat16* w, int64_t count) {
+  return load_steps(Pairs{}, w, count);
+}
+#endif
+
+// out[o * M + m] = sum_k w[o][k] x[m][k] for o < count, in whole vectors. x is in the form of the
+// products, each row `x_stride` floats from the next and with zeros up to whole vectors.
+template <class C, int M>
+__attribute__((noinline)) void few_rows(const typename C::Weight* w, int64_t w_stride, int64_t size,
+                                        int64_t count, const float* x, int64_t x_stride,
+                                        float* out) {
+  constexpr int O = kLanes / M;
+  constexpr int64_t kStep = kLanes * C::kPer;
+  for (int64_t o = 0; o < count; o += O) {
+    const typename C::Weight* row[O];
+#pragma GCC unroll 16
+    for (int i = 0; i < O; ++i) row[i] = w + smaller(o + i, count - 1) * w_stride;
+    Vec sum[kLanes] = {};
+    int64_t k = 0;
+    for (; k + kStep <= size; k += kStep) {
+      Vec values[M];
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) values[m] = load(x + m * x_stride + k / C::kPer);
+#pragma GCC unroll 16
+      for (int i = 0; i < O; ++i) {
+        const Vec factors = load_weights(row[i] + k, kStep);
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m) sum[i * M + m] = C::dot(sum[i * M + m], factors, values[m]);
+      }
+    }
+    if (k < size) {
+#pragma GCC unroll 16
+      for (int i = 0; i < O; ++i) {
+        const Vec factors = load_weights(row[i] + k, size - k);
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m) {
+          sum[i * M + m] = C::dot(sum[i * M + m], factors, load(x + m * x_stride + k / C::kPer));
+        }
+      }
+    }
+    transpose(sum);
+    Vec total = sum[0];
+#pragma GCC unroll 16
+    for (int i = 1; i < kLanes; ++i) total += sum[i];
+    store(out + o * M, total);
+  }
+}
+
+// Calls few_rows for `rows` rounded up to a power of two, which it returns.
+template <class C>
+int64_t multiply_few(int64_t rows, const typename C::Weight* w, int64_t w_stride, int64_t size,
+                     int64_t count, const float* x, int64_t x_stride, float* out) {
+  if (rows == 1) return few_rows<C, 1>(w, w_stride, size, count, x, x_stride, out), 1;
+  if (rows == 2) return few_rows<C, 2>(w, w_stride, size, count, x, x_stride, out), 2;
+  if (rows <= 4) return few_rows<C, 4>(w, w_stride, size, count, x, x_stride, out), 4;
+  if constexpr (kLanes >= 8) few_rows<C, 8>(w, w_stride, size, count, x, x_stride, out);
+  return 8;
+}
+
+// Rows for few_rows: `size` elements each, then zeros; rows that are not there are zero too.
+template <class T>
+void load_few(Floats, const T* rows, int64_t row_stride, int64_t live, int64_t size, float* x,
+              int64_t x_stride) {
+  for (int64_t m = 0; m < kFewRows; ++m) {
+    for (int64_t k = 0; k < x_stride; k += kLanes) {
+      const bool there = m < live && k < size;
+      store(x + m * x_stride + k,
+            there ? load_at_most(rows + m * row_stride + k, size - k) : Vec{});
+    }
+  }
+}
+#if defined(__AVX512BF16__)
+void load_few(Pairs, const BFloat16* rows, int64_t row_stride, int64_t live, int64_t size, float* x,
+              int64_t x_stride) {
+  for (int64_t m = 0; m < kFewRows; ++m) {
+    for (int64_t k = 0; k < x_stride; k += kLanes) {
+      const bool there = m < live && 2 * k < size;
+      store(x + m * x_stride + k,
+            there ? load_steps(Pairs{}, rows + m * row_stride + 2 * k, size - 2 * k) : Vec{});
+    }
+  }
+}
+#endif
+
+MONARCH_INLINE void store_one(float* p, float value) { *p = value; }
+MONARCH_INLINE void store_one(BFloat16* p, float value) { *p = to_bfloat16(value); }
+MONARCH_INLINE void store_one(Float16* p, float value) { *p = to_float16(value); }
+
+template <class C>
+constexpr int64_t few_stride(int64_t size) {
+  return (steps<C>(size) + kLanes - 1) / kLanes * kLanes;
+}
+
 template <class C, class T>
-void block_diagonal_fwd(const BlockDiagonalParams& p, int64_t begin, int64_t end) {
-  using W = typename C::Weight;
-  const int64_t chunks = ceil_div(p.w.rows, kChunk), panels = p.tile / kTokens;
-  const int64_t panel_floats = steps<C>(p.w.columns) * kTokens;
-  float* values = scratch(kChunk * kTokens + panels * panel_floats);
-  float* x_panels = values + kChunk * kTokens;
+void block_diagonal_few(const BlockDiagonalParams& p, int64_t begin, int64_t end) {
+  const int64_t chunks = ceil_div(p.w.rows, kChunk<C>), stride = few_stride<C>(p.w.columns);
+  float* out = scratch((kChunk<C> + kLanes) * kFewRows + kFewRows * stride);
+  float* x = out + (kChunk<C> + kLanes) * kFewRows;
   int64_t loaded = -1;
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t o = item % chunks * kChunk, block = item / chunks % p.w.count;
+    const int64_t block = item / chunks, column = block * p.w.rows + item % chunks * kChunk<C>;
+    const int64_t size = present(p.in_features, block, p.w.columns);
+    if (block != loaded) {
+      loaded = block;
+      load_few(C{}, static_cast<const T*>(p.x.data) + block * p.w.columns, p.x.stride, p.rows, size,
+               x, stride);
+    }
+    const int64_t end_column = smaller((block + 1) * p.w.rows, p.out_features);
+    const int64_t count = smaller(kChunk<C>, end_column - column);
+    if (count <= 0) continue;
+    const auto* w = static_cast<const typename C::Weight*>(p.w.data) + column * p.w.columns;
+    const int64_t m = multiply_few<C>(p.rows, w, p.w.columns, size, count, x, stride, out);
+    for (int64_t row = 0; row < p.rows; ++row) {
+      T* y = static_cast<T*>(p.y) + row * p.out_features + column;
+      for (int64_t o = 0; o < count; ++o) {
+        store_one(y + o, out[o * m + row] + (p.bias == nullptr ? 0.0f : p.bias[column + o]));
+      }
+    }
+  }
+}
+
+// An item is some rows of one block for one tile; the tile's panels are kept from item to item.
+template <class C, class T>
+void block_diagonal_fwd(const BlockDiagonalParams& p, int64_t begin, int64_t end) {
+  if (p.rows <= kFewRows) return block_diagonal_few<C, T>(p, begin, end);
+  using W = typename C::Weight;
+  const int64_t chunks = ceil_div(p.w.rows, kChunk<C>), panels = p.tile / kTokens;
+  const int64_t panel_floats = steps<C>(p.w.columns) * kTokens;
+  float* values = scratch(kChunk<C> * kTokens + panels * panel_floats);
+  float* x_panels = values + kChunk<C> * kTokens;
+  const bool large = is_large<T>(p.rows * p.out_features);
+  int64_t loaded = -1;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t o = item % chunks * kChunk<C>, block = item / chunks % p.w.count;
     const int64_t first = item / chunks / p.w.count * p.tile;
     const int64_t rows = smaller(p.tile, p.rows - first);
     const int64_t size = present(p.in_features, block, p.w.columns);
@@ -412,7 +610,7 @@ void block_diagonal_fwd(const BlockDiagonalParams& p, int64_t begin, int64_t end
       }
     }
     const int64_t column = block * p.w.rows + o;
-    const int64_t count = smaller(smaller(kChunk, p.w.rows - o), p.out_features - column);
+    const int64_t count = smaller(smaller(kChunk<C>, p.w.rows - o), p.out_features - column);
     if (count <= 0) continue;
     const W* w = static_cast<const W*>(p.w.data) + column * p.w.columns;
     for (int64_t t = 0; t < rows; t += kTokens) {
@@ -420,10 +618,11 @@ void block_diagonal_fwd(const BlockDiagonalParams& p, int64_t begin, int64_t end
       multiply<C>(count, w, p.w.columns, size, x_panels + t / kTokens * panel_floats, kTokens, live,
                   values, kTokens, false);
       store_rows(values, kTokens, count, p.bias == nullptr ? nullptr : p.bias + column,
-                 static_cast<T*>(p.y) + (first + t) * p.out_features + column, p.out_features,
-                 live);
+                 static_cast<T*>(p.y) + (first + t) * p.out_features + column, p.out_features, live,
+                 large);
     }
   }
+  if (large) stream_fence();
 }
 
 // Rows of x and dy whose products are summed before the next ones are read.

@@ -6,7 +6,7 @@
 namespace monarch::cpu {
 const ProductTable kAvx512Products = {false,
                                       kTokens,
-                                      kChunk,
+                                      kBaseChunk,
                                       run_convert,
                                       run_block_diagonal_fwd,
                                       run_block_diagonal_bwd,
