@@ -9,6 +9,8 @@ Public names:
     assert_close_to_float64, Margin: the error budget.
     Case, CASES, BOUNDARIES, make_inputs, plan_length: the table of `fft_conv` cases.
     evaluate, check_fft_conv: run a function on a case; compare result and gradients.
+    ProductCase, PRODUCT_CASES, product_inputs, run_product, check_product: the same of
+        `block_diagonal`, `monarch_matmul` and `glu_mlp`.
 """
 
 from monarch_kernels.testing.budget import Margin, assert_close_to_float64
@@ -28,20 +30,34 @@ from monarch_kernels.testing.inputs import (
     white,
     with_layout,
 )
+from monarch_kernels.testing.products import (
+    PRODUCT_CASES,
+    ProductCase,
+    check_product,
+    composed,
+    product_inputs,
+    run_product,
+)
 
 __all__ = [
     "BOUNDARIES",
     "CASES",
     "LAYOUTS",
+    "PRODUCT_CASES",
     "Case",
     "Margin",
+    "ProductCase",
     "assert_close_to_float64",
     "check_fft_conv",
+    "check_product",
+    "composed",
     "evaluate",
     "hyena_filter",
     "layer_norm_like",
     "make_inputs",
     "plan_length",
+    "product_inputs",
+    "run_product",
     "white",
     "with_layout",
 ]
