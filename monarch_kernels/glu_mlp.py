@@ -161,7 +161,7 @@ def _backward_fwd(ctx, dz):
     if any(needs):
         grads = _bwd(dz, *ctx.saved_tensors, ctx.gated, *needs)
         grads = [g if need else None for g, need in zip(grads, needs, strict=True)]
-    dbias = dz.sum(0, dtype=torch.float32) if need_bias else None
+    dbias = dz.contiguous().sum(0, dtype=torch.float32) if need_bias else None
     return (*grads, dbias, dz if need_residual else None, *[None] * 4)
 
 

@@ -171,7 +171,7 @@ def _backward_fwd(ctx, dy):
     if need_w2:
         h = block_diagonal(x, w1).unflatten(1, (r, blocks)).mT.flatten(1)
         _, dw2, _ = _block_diagonal_bwd(dy_blocks, h, w2, False, True, False)
-    dbias = dy.sum(0, dtype=torch.float32) if need_bias else None
+    dbias = dy.contiguous().sum(0, dtype=torch.float32) if need_bias else None
     return dx if need_x else None, dw1 if need_w1 else None, dw2, dbias, None
 
 

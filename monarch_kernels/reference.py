@@ -3,6 +3,8 @@
 Arguments are those of the public operators, which validate; nothing is checked here.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, pad
@@ -62,6 +64,19 @@ def fft_conv(
     return fft_conv_spectrum(u, spectrum, pregate, postgate, circular)
 
 
+def _without_autocast(function):
+    """Autocast would compute in 16 bits what is to be exact; the public functions have cast."""
+
+    @functools.wraps(function)
+    def call(x, *args, **kwargs):
+        if not torch.is_autocast_enabled(x.device.type if x.device.type == "cuda" else "cpu"):
+            return function(x, *args, **kwargs)
+        with torch.autocast(x.device.type, enabled=False):
+            return function(x, *args, **kwargs)
+
+    return call
+
+
 def _blocks(x: Tensor, w: Tensor) -> Tensor:
     """x (..., n) @ blocks (P, q, c): (..., P * q), x padded with zeros to P * c."""
     p, q, c = w.shape
@@ -69,6 +84,7 @@ def _blocks(x: Tensor, w: Tensor) -> Tensor:
     return torch.einsum("tpc,pqc->tpq", x, w).reshape(-1, p * q)
 
 
+@_without_autocast
 def block_diagonal(x: Tensor, w: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
     """`monarch_kernels.block_diagonal` as an einsum."""
     dtype = _computed(x.dtype)
@@ -77,6 +93,7 @@ def block_diagonal(x: Tensor, w: Tensor, bias: Tensor | None, out_features: int)
     return y.to(x.dtype).reshape(*x.shape[:-1], out_features)
 
 
+@_without_autocast
 def monarch_matmul(
     x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None, out_features: int
 ) -> Tensor:
@@ -89,6 +106,7 @@ def monarch_matmul(
     return y.to(x.dtype).reshape(*x.shape[:-1], out_features)
 
 
+@_without_autocast
 def glu_mlp(
     x: Tensor,
     w_in: Tensor,
