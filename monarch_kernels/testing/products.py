@@ -257,9 +257,9 @@ def check_product(
 
     The peers of `assert_close_to_float64` are torch's einsum and bmm in float32, and for the
     operators of two products with 16 bits the same composition in that dtype. A sum of few terms
-    may be exact in torch by luck: two roundings of float32 at the row's scale are always allowed
-    for, half of one more for each doubling of the rows that a gradient sums over, and one of 16
-    bits where there are 16 bits between two products.
+    may be exact in torch by luck: always allowed for are two roundings of float32 a product at the
+    row's scale, half of one more for each doubling of the rows that a gradient sums over, and one
+    of 16 bits where there are 16 bits between two products.
     """
     inputs = product_inputs(case)
     results = run_product(function, case, inputs, gradients=gradients)
@@ -273,7 +273,7 @@ def check_product(
         if rows.numel():
             scale = rows.square().mean(-1, keepdim=True).sqrt()
             terms = max(math.prod(case.shape[:-1]), 1) if is_sum else 1
-            roundings = 1 + math.log2(terms) / 4
+            roundings = len(case.weights) + math.log2(terms) / 4
             flat.append(rows + roundings * torch.finfo(torch.float32).eps * scale)
             if _keeps_16_bits(case):
                 flat.append(rows + torch.finfo(getattr(torch, case.dtype)).eps / 2 * scale)
