@@ -110,16 +110,21 @@ void finish_row(const GluMlpParams& p, int64_t row, float* sum) {
   }
   T* y = static_cast<T*>(p.y) + row * p.width;
   if (p.norm_weight == nullptr) return store_row(sum, p.width, y);
-  const float mean = sum_lanes(total) / static_cast<float>(p.width);
+  // Lanes are summed in double: an error here is one of the whole row.
+  const auto width = static_cast<double>(p.width);
+  const auto mean = static_cast<float>(sum_lanes(total) / width);
   Vec squares{};
   for (int64_t i = 0; i < whole; i += kLanes) {
     const Vec d = load(sum + i) - splat(mean);
     squares += d * d;
   }
-  float variance = sum_lanes(squares);
-  for (int64_t i = whole; i < p.width; ++i) variance += (sum[i] - mean) * (sum[i] - mean);
-  variance /= static_cast<float>(p.width);
-  const float scale = 1.0f / __builtin_sqrtf(variance + p.eps);
+  double variance = sum_lanes(squares);
+  for (int64_t i = whole; i < p.width; ++i) {
+    const double d = static_cast<double>(sum[i]) - static_cast<double>(mean);
+    variance += d * d;
+  }
+  const auto scale =
+      static_cast<float>(1.0 / __builtin_sqrt(variance / width + static_cast<double>(p.eps)));
   for (int64_t i = 0; i < p.width; i += kLanes) {
     const int64_t count = p.width - i;
     Vec z = (load(sum + i) - splat(mean)) * splat(scale) * load_at_most(p.norm_weight + i, count);

@@ -404,9 +404,9 @@ MONARCH_INLINE int64_t present(int64_t width, int64_t p, int64_t size) {
   return rest < 0 ? 0 : smaller(rest, size);
 }
 
-MONARCH_INLINE float sum_lanes(Vec v) {
-  float total = 0;
-  for (int i = 0; i < kLanes; ++i) total += v[i];
+MONARCH_INLINE double sum_lanes(Vec v) {
+  double total = 0;
+  for (int i = 0; i < kLanes; ++i) total += static_cast<double>(v[i]);
   return total;
 }
 
@@ -670,7 +670,7 @@ void block_diagonal_bwd(const BlockDiagonalBackwardParams& p, int64_t begin, int
       }
     }
     for (int64_t r = 0; r < there && p.dbias != nullptr; ++r) {
-      p.dbias[column + r] = sum_lanes(load(bias_sums + r * kLanes));
+      p.dbias[column + r] = static_cast<float>(sum_lanes(load(bias_sums + r * kLanes)));
     }
     for (int64_t r = 0; r < rows && p.dw != nullptr; ++r) {
       T* to = static_cast<T*>(p.dw) + (column + r) * p.w.columns;
