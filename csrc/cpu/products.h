@@ -40,6 +40,7 @@ void use_bf16_instructions(bool wanted);
 // Scratch memory of the calling thread, 64-byte aligned; valid until its next call.
 float* scratch(int64_t floats);
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// static: compiled once per instruction set, see scalar.h.
+static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace monarch::cpu
