@@ -47,7 +47,9 @@ int64_t glu_mlp_tile(const GluMlpParams& params, int64_t threads);
 int64_t glu_mlp_fwd_items(const GluMlpParams& params);
 void glu_mlp_fwd(const GluMlpParams& params, int64_t begin, int64_t end);
 
-// The same for one tile in three steps, each of which needs the one before to be complete.
+// The same for few rows in three steps, each of which needs the one before to be complete. The
+// result has the same bits, but for up to 8 rows, which are always done so.
+bool glu_mlp_in_steps(const GluMlpParams& params, int64_t threads);
 int64_t glu_mlp_hidden_floats(const GluMlpParams& params);
 int64_t glu_mlp_sum_floats(const GluMlpParams& params);
 int64_t glu_mlp_hidden_items(const GluMlpParams& params);

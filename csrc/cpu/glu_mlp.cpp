@@ -1,10 +1,14 @@
 // Entry points of glu_mlp: tiles, scratch, and the chosen instruction set's kernels.
 #include "core/glu_mlp.h"
 
+#include <algorithm>
+
 #include "cpu/products.h"
 
 namespace monarch::cpu {
 namespace {
+
+constexpr int64_t kFewRows = 8;
 
 int64_t steps(int64_t size, bool pairs) { return pairs ? ceil_div(size, 2) : size; }
 
@@ -18,6 +22,9 @@ int64_t chunks(int64_t rows, bool pairs) {
 
 }  // namespace
 
+bool glu_mlp_in_steps(const GluMlpParams& p, int64_t threads) {
+  return p.rows <= kFewRows || (threads > 1 && p.rows < 64 * threads);
+}
 int64_t glu_mlp_tile(const GluMlpParams& p, int64_t threads) {
   const int64_t x = p.w_in.count * steps(p.w_in.columns, p.pairs);
   return tile_rows(p.rows, x + steps(p.w_out.columns, p.pairs) + p.width, threads);
@@ -28,7 +35,9 @@ void glu_mlp_fwd(const GluMlpParams& p, int64_t begin, int64_t end) {
 }
 
 int64_t glu_mlp_hidden_floats(const GluMlpParams& p) {
-  return p.w_out.count * padded(p.rows) * steps(p.w_out.columns, p.pairs);
+  constexpr int64_t kVector = 16;  // of few rows, each is padded to whole vectors
+  const int64_t unit_steps = steps(p.w_out.columns, p.pairs);
+  return p.w_out.count * std::max(padded(p.rows) * unit_steps, kFewRows * (unit_steps + kVector));
 }
 int64_t glu_mlp_sum_floats(const GluMlpParams& p) { return p.rows * padded(p.width); }
 int64_t glu_mlp_hidden_items(const GluMlpParams& p) {

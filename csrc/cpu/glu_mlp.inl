@@ -186,8 +186,65 @@ void glu_mlp_fwd(const GluMlpParams& p, int64_t begin, int64_t end) {
 
 // Few rows: the same in three steps that divide the matrices, not the rows, among the threads.
 
+// And of at most kFewRows rows with vectors along the sums; hidden[block][row][unit] is in the form
+// of the products, with zeros up to whole vectors.
+template <class C, class T>
+void glu_mlp_hidden_few(const GluMlpParams& p, int64_t begin, int64_t end) {
+  using W = typename C::Weight;
+  const int64_t units = p.w_out.columns, chunks = ceil_div(units, kChunk<C>);
+  const int64_t columns = p.w_in.columns, x_stride = few_stride<C>(columns);
+  const int64_t stride = few_stride<C>(units), out_floats = (kChunk<C> + kLanes) * kFewRows;
+  float* a = scratch(2 * out_floats + kFewRows * x_stride);
+  float* b = a + out_floats;
+  float* x = b + out_floats;
+  const auto product_with = [&](const Half& half, int64_t o, int64_t count, float* out) {
+    const int64_t size = present(p.width, half.block, columns);
+    load_few(C{}, static_cast<const T*>(p.x.data) + half.block * columns, p.x.stride, p.rows, size,
+             x, x_stride);
+    return multiply_few<C>(p.rows, static_cast<const W*>(p.w_in.data) + (half.row + o) * columns,
+                           columns, size, count, x, x_stride, out);
+  };
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t block = item / chunks, o = item % chunks * kChunk<C>;
+    const int64_t count = smaller(kChunk<C>, units - o);
+    const int64_t m = product_with(gate_half(p, block), o, count, a);
+    if (p.gated) product_with(value_half(p, block), o, count, b);
+    for (int64_t i = 0; i < count * m; i += kLanes) {
+      store(a + i, hidden_value(a + i, p.gated ? b + i : nullptr));
+    }
+    const int64_t end_unit = o + count == units ? stride * C::kPer : o + count;
+    for (int64_t row = 0; row < p.rows; ++row) {
+      W* to = reinterpret_cast<W*>(p.hidden + (block * kFewRows + row) * stride);
+      for (int64_t i = 0; i < count; ++i) store_one(to + o + i, a[i * m + row]);
+      for (int64_t i = o + count; i < end_unit; ++i) store_one(to + i, 0.0f);
+    }
+  }
+}
+
+template <class C, class T>
+void glu_mlp_sum_few(const GluMlpParams& p, int64_t begin, int64_t end) {
+  using W = typename C::Weight;
+  const int64_t chunks = ceil_div(p.w_out.rows, kChunk<C>), units = p.w_out.columns;
+  const int64_t stride = few_stride<C>(units);
+  float* out = scratch((kChunk<C> + kLanes) * kFewRows);
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t block = item / chunks, o = item % chunks * kChunk<C>;
+    const int64_t count = smaller(kChunk<C>, present(p.width, block, p.w_out.rows) - o);
+    if (count <= 0) continue;
+    const int64_t column = block * p.w_out.rows + o;
+    const int64_t m =
+        multiply_few<C>(p.rows, static_cast<const W*>(p.w_out.data) + column * units, units, units,
+                        count, p.hidden + block * kFewRows * stride, stride, out);
+    for (int64_t row = 0; row < p.rows; ++row) {
+      float* to = p.sum + row * sum_stride(p) + column;
+      for (int64_t i = 0; i < count; ++i) to[i] = out[i * m + row];
+    }
+  }
+}
+
 template <class C, class T>
 void glu_mlp_hidden(const GluMlpParams& p, int64_t begin, int64_t end) {
+  if (p.rows <= kFewRows) return glu_mlp_hidden_few<C, T>(p, begin, end);
   const int64_t units = p.w_out.columns, chunks = ceil_div(units, kChunk<C>);
   const int64_t panels = ceil_div(p.rows, kTokens);
   const int64_t x_panel = steps<C>(p.w_in.columns) * kTokens, h_panel = steps<C>(units) * kTokens;
@@ -217,6 +274,7 @@ void glu_mlp_hidden(const GluMlpParams& p, int64_t begin, int64_t end) {
 
 template <class C, class T>
 void glu_mlp_sum(const GluMlpParams& p, int64_t begin, int64_t end) {
+  if (p.rows <= kFewRows) return glu_mlp_sum_few<C, T>(p, begin, end);
   const int64_t chunks = ceil_div(p.w_out.rows, kChunk<C>), panels = ceil_div(p.rows, kTokens);
   const int64_t h_panel = steps<C>(p.w_out.columns) * kTokens, stride = sum_stride(p);
   float* values = scratch(kChunk<C> * kTokens);

@@ -62,7 +62,7 @@ Tensor fwd(const Tensor& x, const Tensor& w_in, const Tensor& w_out, const Maybe
   const double products_in = rows * static_cast<double>(w_in.numel());
   const double products_out = rows * static_cast<double>(w_out.numel());
   p.tile = cpu::glu_mlp_tile(p, threads);
-  if (threads > 1 && p.rows < 64 * threads) {
+  if (cpu::glu_mlp_in_steps(p, threads)) {
     Tensor hidden = x.new_empty({cpu::glu_mlp_hidden_floats(p)}, abi::DType::Float32);
     Tensor sum = x.new_empty({cpu::glu_mlp_sum_floats(p)}, abi::DType::Float32);
     p.hidden = hidden.data<float>();
