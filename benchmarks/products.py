@@ -56,7 +56,7 @@ class Case:
         inner = INNER * WIDTH // BLOCKS
         weights = {
             "block_diagonal": inner,
-            "monarch_matmul": 2 * INNER * WIDTH // 32,
+            "monarch_matmul": 32 * 96 * (24 + 96),
             "glu_mlp": 3 * inner,
             "glu_mlp_training": 9 * inner,
         }
