@@ -5,14 +5,20 @@ Public names:
     mixer_conv: M2-BERT's sequence mixer, short filter, gates and two long convolutions in one pass.
     short_conv: short depthwise convolution, causal or centred.
     filter_spectrum, FilterSpectrum: a filter transformed once, for many calls.
+    block_diagonal: one block-diagonal factor of a Monarch matrix.
+    monarch_matmul: two factors and the permutation between; to_dense, project_to_monarch.
+    glu_mlp: the gated MLP of block-diagonal weights, with residual and LayerNorm, in one pass.
 
 `python -m monarch_kernels.info` says which backends are usable here, and why the others are not.
 """
 
 from importlib.metadata import PackageNotFoundError, version
 
+from monarch_kernels.block_diagonal import block_diagonal
 from monarch_kernels.fft_conv import fft_conv
+from monarch_kernels.glu_mlp import glu_mlp
 from monarch_kernels.mixer_conv import mixer_conv
+from monarch_kernels.monarch_matmul import monarch_matmul, project_to_monarch, to_dense
 from monarch_kernels.short_conv import short_conv
 from monarch_kernels.spectrum import FilterSpectrum, filter_spectrum
 
@@ -24,8 +30,13 @@ except PackageNotFoundError:  # a source tree that was never installed
 __all__ = [
     "FilterSpectrum",
     "__version__",
+    "block_diagonal",
     "fft_conv",
     "filter_spectrum",
+    "glu_mlp",
     "mixer_conv",
+    "monarch_matmul",
+    "project_to_monarch",
     "short_conv",
+    "to_dense",
 ]

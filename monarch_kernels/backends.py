@@ -13,7 +13,6 @@ BACKENDS = ("native", "triton", "reference")
 NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _NO_TRITON = "this version has no Triton kernels"
-_NO_CUDA_KERNEL = ("mixer_conv", "short_conv")
 # With asynchronous copies and the matrix instructions of bfloat16: Ampere and later.
 _MIN_CAPABILITY = (8, 0)
 
@@ -37,7 +36,7 @@ def unsupported(backend: str, u: torch.Tensor, operator: str = "fft_conv") -> st
         return f"it has no kernels for {u.dtype}: convert, or use backend='reference'"
     if u.device.type != "cuda":
         return None
-    if operator in _NO_CUDA_KERNEL:
+    if operator not in ("fft_conv", *_native.build.get("cuda_operators", "").split()):
         return f"{operator} has no CUDA kernel yet: use backend='reference'"
     return cuda_unsupported(u.device.index)
 

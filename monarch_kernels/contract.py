@@ -1,4 +1,4 @@
-"""What the arguments of a convolution must be: one check and one message for each rule.
+"""What the arguments of the operators must be: one check and one message for each rule.
 
 Every function raises TypeError for what is not a tensor (or of a wrong dtype), ValueError for
 shapes and values, and names the argument, what it got and what it expects.
@@ -167,20 +167,84 @@ def check_short_filter(
             check_filter_dtype(part, t, u, name)
 
 
-def autocast(u: Tensor, *others: Tensor | None) -> list[Tensor | None]:
-    """The activations in the dtype of autocast, where that is on and has kernels for them."""
-    device = u.device.type
+def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The activations in the dtype of autocast, where that is on for the first one's device."""
+    first = tensors[0]
+    device = first.device.type if isinstance(first, Tensor) else ""
     if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
-        return [u, *others]
+        return list(tensors)
     dtype = torch.get_autocast_dtype(device)
-    return [
-        t.to(dtype) if isinstance(t, Tensor) and t.dtype in CAST_DTYPES else t for t in (u, *others)
-    ]
+    cast = [isinstance(t, Tensor) and t.dtype in CAST_DTYPES for t in tensors]
+    return [t.to(dtype) if c else t for t, c in zip(tensors, cast, strict=True)]
 
 
 def float32_filters(*filters: Tensor | None) -> list[Tensor | None]:
     """Filters as the native kernels read them; a differentiable cast and, if need be, copy."""
     return [t if t is None else t.to(torch.float32).contiguous() for t in filters]
+
+
+# ---- Block-diagonal weights ----------------------------------------------------------------------
+
+
+def check_rows(name: str, x: Tensor) -> None:
+    """x is (..., n) with at least one feature."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor (..., n), got {type(x).__name__}")
+    if x.dim() < 1 or x.shape[-1] < 1:
+        raise ValueError(f"{name} must have shape (..., n) with n >= 1, got {tuple(x.shape)}")
+    if x.dtype not in DTYPES:
+        raise TypeError(
+            f"{name} must be float32, bfloat16, float16 or float64, got {str(x.dtype)[6:]}"
+        )
+
+
+def check_weight(name: str, w: Tensor, dims: str, x: Tensor) -> None:
+    """A block-diagonal weight: three dimensions, none of them empty, dtype and device of x."""
+    if not isinstance(w, Tensor):
+        raise TypeError(f"{name} must be a tensor ({dims}), got {type(w).__name__}")
+    if w.dim() == 2:
+        raise ValueError(
+            f"{name} must have shape ({dims}), got the dense {tuple(w.shape)}: "
+            "torch.nn.functional.linear is for dense weights"
+        )
+    check_tensor(name, w, dims)
+    if 0 in w.shape:
+        raise ValueError(f"{name} must have shape ({dims}) without a zero, got {tuple(w.shape)}")
+    if w.dtype != x.dtype:
+        raise TypeError(f"{name} must have the dtype of x ({x.dtype}), got {w.dtype}")
+    check_device(name, w, "x", x)
+
+
+def check_width(name: str, width: int, other: str, blocks: int, size: int) -> None:
+    """`width` features are `blocks` blocks of `size`, the last ones padded: size = ceil(width / P).
+
+    The rule of M2-BERT's BlockdiagLinear: missing features read as zero, or are cropped.
+    """
+    if not blocks * (size - 1) < width <= blocks * size:
+        raise ValueError(
+            f"{name} is {width} wide, {other} has {blocks} blocks of {size}: "
+            f"expected {blocks * (size - 1) + 1} to {blocks * size}"
+        )
+
+
+def check_vector(name: str, t: Tensor, size: int, x: Tensor) -> None:
+    """A bias or a scale: (size,), float32 or of the dtype of x."""
+    check_tensor(name, t, "out,")
+    if t.shape[0] != size:
+        raise ValueError(f"{name} must have shape ({size},), got {tuple(t.shape)}")
+    if t.dtype not in (torch.float32, x.dtype):
+        raise TypeError(f"{name} must be float32 or of the dtype of x ({x.dtype}), got {t.dtype}")
+    check_device(name, t, "x", x)
+
+
+def check_out_features(out_features: int | None, name: str, blocks: int, size: int) -> int:
+    """The width of the result: all of P * size, or what is left after cropping."""
+    if out_features is None:
+        return blocks * size
+    if not isinstance(out_features, int | torch.SymInt) or isinstance(out_features, bool):
+        raise TypeError(f"out_features must be an int, got {type(out_features).__name__}")
+    check_width("out_features", out_features, name, blocks, size)
+    return out_features
 
 
 # ---- What the registered operators share

@@ -3,9 +3,11 @@
 Arguments are those of the public operators, which validate; nothing is checked here.
 """
 
+import functools
+
 import torch
 from torch import Tensor
-from torch.nn.functional import conv1d, pad
+from torch.nn.functional import conv1d, gelu, layer_norm, pad
 from torch.nn.functional import silu as torch_silu
 
 
@@ -112,3 +114,74 @@ def mixer_conv(
         residual = spectrum(k2, k2_rev, skip2)
         z = z + fft_conv_spectrum(u.to(dtype), residual, None, None, False)
     return z.to(q.dtype)
+
+
+def _without_autocast(function):
+    """Autocast would compute in 16 bits what is to be exact; the public functions have cast."""
+
+    @functools.wraps(function)
+    def call(x, *args, **kwargs):
+        if not torch.is_autocast_enabled(x.device.type if x.device.type == "cuda" else "cpu"):
+            return function(x, *args, **kwargs)
+        with torch.autocast(x.device.type, enabled=False):
+            return function(x, *args, **kwargs)
+
+    return call
+
+
+def _blocks(x: Tensor, w: Tensor) -> Tensor:
+    """x (..., n) @ blocks (P, q, c): (..., P * q), x padded with zeros to P * c."""
+    p, q, c = w.shape
+    x = pad(x, (0, p * c - x.shape[-1])).reshape(-1, p, c)
+    return torch.einsum("tpc,pqc->tpq", x, w).reshape(-1, p * q)
+
+
+@_without_autocast
+def block_diagonal(x: Tensor, w: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+    """`monarch_kernels.block_diagonal` as an einsum."""
+    dtype = _computed(x.dtype)
+    y = _blocks(x.to(dtype), w.to(dtype))[:, :out_features]
+    y = y if bias is None else y + bias.to(dtype)
+    return y.to(x.dtype).reshape(*x.shape[:-1], out_features)
+
+
+@_without_autocast
+def monarch_matmul(
+    x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None, out_features: int
+) -> Tensor:
+    """`monarch_kernels.monarch_matmul` as two einsums with a permutation between."""
+    dtype, (blocks, rows, columns) = _computed(x.dtype), w2.shape
+    h = _blocks(x.to(dtype), w1.to(dtype)).reshape(-1, columns, blocks)
+    y = torch.einsum("lsr,trl->tsl", w2.to(dtype), h).reshape(-1, rows * blocks)
+    y = y[:, :out_features]
+    y = y if bias is None else y + bias.to(dtype)
+    return y.to(x.dtype).reshape(*x.shape[:-1], out_features)
+
+
+@_without_autocast
+def glu_mlp(
+    x: Tensor,
+    w_in: Tensor,
+    w_out: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 1e-5,
+    gated: bool = True,
+) -> Tensor:
+    """`monarch_kernels.glu_mlp` as einsums, gelu and layer_norm."""
+    dtype, width = _computed(x.dtype), x.shape[-1]
+    h = _blocks(x.to(dtype), w_in.to(dtype))
+    if gated:
+        a, b = h.chunk(2, dim=-1)
+        h = gelu(a) * b
+    else:
+        h = gelu(h)
+    y = _blocks(h, w_out.to(dtype))[:, :width].reshape(x.shape)
+    for t in (bias, residual):
+        y = y if t is None else y + t.to(dtype)
+    if norm_weight is not None:
+        scale, shift = (t if t is None else t.to(dtype) for t in (norm_weight, norm_bias))
+        y = layer_norm(y, (width,), scale, shift, eps)
+    return y.to(x.dtype)

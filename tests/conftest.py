@@ -193,3 +193,6 @@ def poison():
     mallopt(M_PERTURB, 0x80)  # the complement is what malloc fills with
     yield
     mallopt(M_PERTURB, 0)
+
+
+pytest_plugins = ["tests.product_fixtures"]

@@ -14,6 +14,7 @@
 #include "core/plan.h"
 #include "core/twiddle.h"
 #include "cpu/dispatch.h"
+#include "cpu/products.h"
 
 namespace py = pybind11;
 
@@ -60,6 +61,10 @@ PYBIND11_MODULE(_host, module) {
   module.def("set_isa", &set_isa, py::arg("name"),
              "Use instruction set `name` (or \"auto\") from now on, in the whole process.\n\n"
              "Raises ValueError for an unknown name, RuntimeError for an unsupported one.");
+  module.def("bf16_instructions", &monarch::cpu::bf16_instructions,
+             "Return whether products of bfloat16 use the CPU's instructions for them.");
+  module.def("use_bf16_instructions", &monarch::cpu::use_bf16_instructions, py::arg("wanted"),
+             "Use them from now on, where the CPU and the instruction set in use have them.");
   module.def("transform_size", &transform_size, py::arg("length"),
              "Return the length of the transform that the kernels use for `length` points.\n\n"
              "Raises ValueError for a length that is out of range.");

@@ -11,6 +11,8 @@ Public names:
     evaluate, check_fft_conv: run a function on a case; compare result and gradients.
     MixerCase, MIXER_CASES, MIXER_BOUNDARIES, make_mixer_inputs, evaluate_mixer, check_mixer_conv:
         the same of `mixer_conv`.
+    ProductCase, PRODUCT_CASES, product_inputs, run_product, check_product: the same of
+        `block_diagonal`, `monarch_matmul` and `glu_mlp`.
 """
 
 from monarch_kernels.testing.budget import Margin, assert_close_to_float64
@@ -38,6 +40,14 @@ from monarch_kernels.testing.mixer_conv import (
     evaluate_mixer,
     make_mixer_inputs,
 )
+from monarch_kernels.testing.products import (
+    PRODUCT_CASES,
+    ProductCase,
+    check_product,
+    composed,
+    product_inputs,
+    run_product,
+)
 
 __all__ = [
     "BOUNDARIES",
@@ -45,12 +55,16 @@ __all__ = [
     "LAYOUTS",
     "MIXER_BOUNDARIES",
     "MIXER_CASES",
+    "PRODUCT_CASES",
     "Case",
     "Margin",
     "MixerCase",
+    "ProductCase",
     "assert_close_to_float64",
     "check_fft_conv",
     "check_mixer_conv",
+    "check_product",
+    "composed",
     "evaluate",
     "evaluate_mixer",
     "hyena_filter",
@@ -58,6 +72,8 @@ __all__ = [
     "make_inputs",
     "make_mixer_inputs",
     "plan_length",
+    "product_inputs",
+    "run_product",
     "white",
     "with_layout",
 ]
