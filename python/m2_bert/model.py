@@ -12,6 +12,7 @@ In the released models padding is part of the input: their mixer has no mask, so
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,7 +26,30 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOu
 from transformers.utils import ModelOutput, can_return_tuple
 
 from m2_bert.config import M2BertConfig
-from monarch_kernels import FilterSpectrum, fft_conv, filter_spectrum, mixer_conv
+from monarch_kernels import (
+    FilterSpectrum,
+    block_diagonal,
+    fft_conv,
+    filter_spectrum,
+    glu_mlp,
+    mixer_conv,
+)
+
+# ---- Fusing --------------------------------------------------------------------------------------
+
+
+def are_plain(parts: Sequence[nn.Module], kinds: Sequence[type]) -> bool:
+    """Whether one operator may do the work of these modules.
+
+    Not if one was replaced (by an adapter or a quantiser) or is being watched (by a hook).
+    """
+    return all(
+        type(part) is kind
+        and not (part._forward_hooks or part._forward_pre_hooks)
+        and not (part._backward_hooks or part._backward_pre_hooks)
+        for part, kind in zip(parts, kinds, strict=True)
+    )
+
 
 # ---- Implicit filters ----------------------------------------------------------------------------
 
@@ -259,17 +283,11 @@ class SequenceMixer(nn.Module):
         return torch.baddbmm(out.bias, z.transpose(1, 2), out.weight.T.expand(batch, -1, -1))
 
     def _is_plain(self) -> bool:
-        """Whether no part was replaced (adapters, quantisers) or is being watched (hooks)."""
         parts = [self.in_linear, self.short_filter, self.out_linear, self.filter_fn]
         kinds = [nn.Linear, ShortConv, nn.Linear, ImplicitLongConv]
         if self.filter_fn2 is not None:
             parts, kinds = [*parts, self.filter_fn2], [*kinds, ImplicitLongConv]
-        return all(
-            type(part) is kind
-            and not (part._forward_hooks or part._forward_pre_hooks)
-            and not (part._backward_hooks or part._backward_pre_hooks)
-            for part, kind in zip(parts, kinds, strict=True)
-        )
+        return are_plain(parts, kinds)
 
 
 # ---- Mixing along the width ----------------------------------------------------------------------
@@ -285,6 +303,7 @@ class BlockDiagonalLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int, bias: bool, blocks: int) -> None:
         super().__init__()
         self.in_features, self.out_features, self.blocks = in_features, out_features, blocks
+        self.backend: str | None = None
         rows, columns = -(-out_features // blocks), -(-in_features // blocks)
         self.weight = nn.Parameter(torch.empty(blocks, rows, columns))
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
@@ -297,11 +316,8 @@ class BlockDiagonalLinear(nn.Module):
             nn.init.uniform_(self.bias, -(self.out_features**-0.5), self.out_features**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        blocks, _, columns = self.weight.shape
-        x = F.pad(x, (0, blocks * columns - self.in_features))
-        x = x.unflatten(-1, (blocks, columns))  # (..., P, in/P)
-        y = torch.einsum("...pi,poi->...po", x, self.weight).flatten(-2)[..., : self.out_features]
-        return y if self.bias is None else y + self.bias
+        options = {"out_features": self.out_features, "backend": self.backend}
+        return block_diagonal(x, self.weight, self.bias, **options)
 
 
 class MLP(nn.Module):
@@ -315,6 +331,7 @@ class MLP(nn.Module):
         super().__init__()
         width, inner = config.hidden_size, config.intermediate_size
         self.gated = config.use_glu_mlp
+        self.backend: str | None = None
         kind: Any = nn.Linear
         options: dict[str, Any] = {}
         if config.use_monarch_mlp:
@@ -325,6 +342,12 @@ class MLP(nn.Module):
         self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
     def forward(self, m: Tensor) -> Tensor:
+        if self._can_fuse():
+            weights = self.gated_layers.weight, self.wo.weight, self.wo.bias
+            norm = self.layernorm
+            options = {"norm_weight": norm.weight, "norm_bias": norm.bias, "eps": norm.eps}
+            options |= {"gated": self.gated, "backend": self.backend}
+            return glu_mlp(m, *weights, residual=m, **options)
         h = self.gated_layers(m)
         if self.gated:
             a, b = h.chunk(2, dim=-1)
@@ -332,6 +355,16 @@ class MLP(nn.Module):
         else:
             h = F.gelu(h)
         return self.layernorm(self.wo(self.dropout(h)) + m)
+
+    def _can_fuse(self) -> bool:
+        """Whether nothing acts on the hidden activations, and they are whole blocks."""
+        if self.training and self.dropout.p > 0:
+            return False
+        parts = self.gated_layers, self.wo, self.layernorm
+        if not are_plain(parts, (BlockDiagonalLinear, BlockDiagonalLinear, nn.LayerNorm)):
+            return False
+        rows = (2 if self.gated else 1) * self.wo.weight.shape[2]
+        return self.gated_layers.weight.shape[1] == rows
 
 
 # ---- Encoder -------------------------------------------------------------------------------------
@@ -452,13 +485,14 @@ class M2BertPreTrainedModel(PreTrainedModel):
 
     @property
     def backend(self) -> str | None:
-        """Backend of the long convolutions; None lets monarch_kernels choose."""
+        """Backend of the operators; None lets monarch_kernels choose."""
         return self._long_convs()[0].backend
 
     def set_backend(self, backend: str | None) -> "M2BertPreTrainedModel":
         """Select "native", "triton", "reference" or None. Not part of config or state dict."""
-        for conv in self._long_convs():
-            conv.backend = backend
+        for module in self.modules():
+            if isinstance(module, (ImplicitLongConv, BlockDiagonalLinear, MLP)):
+                module.backend = backend
         return self
 
     def set_filter_cache(self, lengths: int) -> "M2BertPreTrainedModel":

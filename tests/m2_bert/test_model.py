@@ -333,6 +333,35 @@ def test_a_part_that_is_watched_or_replaced_runs(part: str, model, ids, fused) -
         assert not torch.allclose(model(ids)[0], before)
 
 
+@pytest.mark.parametrize(
+    "switches",
+    [{}, {"use_glu_mlp": False}, {"intermediate_size": 30}, {"use_monarch_mlp": False}],
+    ids=str,
+)
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_fused_mlp_equals_its_parts(switches: dict, backend, ids, monkeypatch) -> None:
+    model = M2BertModel(_config(**switches)).set_backend(backend).eval()
+    mlp = model.encoder.layer[0].mlp
+    whole = "use_monarch_mlp" not in switches and "intermediate_size" not in switches
+    assert mlp._can_fuse() == whole
+    output = model(ids)
+    gradient = _gradient(model, output[1].sum())
+    monkeypatch.setattr(m2_bert.model.MLP, "_can_fuse", lambda self: False)
+    parts = model(ids)
+    torch.testing.assert_close(output[0], parts[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(gradient, _gradient(model, parts[1].sum()), rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_and_hooks_act_on_the_hidden_activations(model) -> None:
+    mlp = M2BertModel(_config(hidden_dropout_prob=0.5)).encoder.layer[0].mlp
+    assert not mlp.train()._can_fuse()
+    assert mlp.eval()._can_fuse()
+    handle = mlp.wo.register_forward_hook(lambda *_: None)
+    assert not mlp._can_fuse()
+    handle.remove()
+    assert mlp._can_fuse()
+
+
 def test_no_copy_stands_between_projections_and_mixer() -> None:
     model = M2BertModel(_config(max_position_embeddings=512)).eval()
     mixer, u = model.encoder.layer[0].attention, torch.randn(2, 512, 16)
