@@ -151,6 +151,83 @@ def test_errors_of_search_are_one_line(folder: Path, documents: Path, tmp_path: 
     assert "--rebuild" in told
 
 
+def test_a_relative_model_is_found_from_anywhere(
+    folder: Path, documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "index"
+    monkeypatch.chdir(tmp_path)
+    run("index", documents, "--out", out, "--model", folder.name)
+    monkeypatch.chdir("/")
+    assert json.loads(run("search", out, "river", "--json").stdout)
+    moved = folder.rename(tmp_path / "moved")
+    assert "model" in fails("search", out, "river")
+    assert json.loads(run("search", out, "river", "--model", moved, "--json").stdout)
+
+
+def test_what_was_cut_is_told(folder: Path, documents: Path, tmp_path: Path) -> None:
+    options = ("--out", tmp_path / "index", "--model", folder, "--long-documents", "truncate")
+    told = " ".join(run("index", documents, *options).stderr.split())
+    # 30, 70 and 110 words and [CLS], [SEP]; the model reads 64 tokens.
+    assert "2 documents were cut, 56 tokens not read" in told
+
+
+def test_an_interrupted_index_is_told_and_searched(
+    folder: Path, documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from m2_bert.search import index as module
+
+    def interrupt(self: object, found: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "index"
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Run, "take", interrupt)
+        told = run("index", documents, "--out", out, "--model", folder, code=130).stderr
+    assert "interrupted" in told
+    assert "interrupted" in run("search", out, "river").stderr
+    run("index", documents, "--out", out, "--model", folder)
+    assert "interrupted" not in run("search", out, "river").stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--long-documents", "foo"), ("--batch-tokens", 0), ("--max-length", 2), ("--nonsense",)],
+    ids=str,
+)
+def test_wrong_usage_is_exit_code_two(options: tuple, documents: Path, tmp_path: Path) -> None:
+    run("index", documents, "--out", tmp_path, "--model", "random:small", *options, code=2)
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    """No markup, no :emoji: codes, nothing that a terminal obeys."""
+    out = tmp_path / "b" / "[v2]x[/y]:x:\x1b[31m"
+    told = run("convert", save_folder(small_model(), tmp_path / "model"), out).stdout
+    assert "[v2]x[/y]:x:[31m" in told
+
+
+def test_a_device_that_is_not_there_is_one_line(folder: Path, documents: Path, tmp_path: Path):
+    options = ("--out", tmp_path / "index", "--model", folder, "--device", "cuda:97")
+    assert "cuda" in fails("index", documents, *options)
+
+
+# ---- The demonstration
+
+
+def test_demo_indexes_searches_and_compares(folder: Path, tmp_path: Path) -> None:
+    options = ("demo", "--model", folder, "--out", tmp_path / "demo", "--subset", 6)
+    record = json.loads(run(*options, "--json").stdout)
+    assert record["queries"] == 6
+    assert record["scores"]["bm25"]["ndcg_at_10"] > 0.8  # few documents, and their own words
+    assert record["scores"]["model"]["ndcg_at_10"] != record["scores"]["bm25"]["ndcg_at_10"]
+    counted = sum(row["queries"] for row in record["by_length"]["model"].values())
+    assert counted == 6
+    shown = run(*options).stdout
+    assert "BM25" in shown
+    assert "m2-bert search" in shown
+    hits = run("search", tmp_path / "demo" / "index", "parse the arguments", "--json").stdout
+    assert len(json.loads(hits)) >= 6
+
+
 def test_random_weights_are_announced_loudly(documents: Path, tmp_path: Path) -> None:
     told = run("index", documents, "--out", tmp_path / "index", "--model", "random:small").stderr
     assert "RANDOM WEIGHTS" in told

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from m2_bert.cli import models, search
 from m2_bert.cli.loco import app as loco
-from m2_bert.cli.terminal import one_line, stderr
+from m2_bert.cli.terminal import one_line, say
 
 
 class Commands(TyperGroup):
@@ -21,12 +21,14 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            stderr.print("m2-bert: interrupted; what was finished is kept", style="yellow")
+            say("m2-bert: interrupted; what was finished is kept", style="yellow")
             raise typer.Exit(130) from None
-        except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-            if ctx.params.get("debug") or isinstance(error, typer.Exit | typer.Abort):
+        except Exception as error:
+            # Exit, Abort and wrong usage are the framework's own, not errors of a command.
+            framework = isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "exit_code")
+            if framework or ctx.params.get("debug"):
                 raise
-            stderr.print(f"m2-bert: {one_line(error)}", style="red", markup=False, soft_wrap=True)
+            say(f"m2-bert: {one_line(error)}", style="red")
             raise typer.Exit(1) from None
 
 
@@ -55,7 +57,7 @@ def options(
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
     # Other packages' deprecations are their developers' business.
     if issubclass(category, UserWarning):
-        stderr.print(f"warning: {one_line(message)}", style="yellow", markup=False, soft_wrap=True)
+        say(f"warning: {one_line(message)}", style="yellow")
 
 
 MODELS, DOCUMENTS = "Models", "Documents"

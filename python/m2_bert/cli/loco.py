@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,15 +14,37 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from m2_bert.cli.models import Json, Revision
-from m2_bert.cli.search import Device, Dtype
-from m2_bert.cli.terminal import print_json, stderr, stdout, warn_if_random
+from m2_bert.cli.search import BatchTokens, Device, Dtype, MaxLength
+from m2_bert.cli.terminal import print_json, say, stderr, stdout, tell, warn_if_random
 
 if TYPE_CHECKING:
     from m2_bert.loco.evaluate import LazyTask
     from m2_bert.loco.result import EvaluationResult
     from m2_bert.loco.task import RetrievalTask
 
-SUITES = ("loco-v1", "loco-v0", "offline")
+
+class Suite(StrEnum):
+    """Which tasks."""
+
+    LOCO_V1 = "loco-v1"
+    LOCO_V0 = "loco-v0"
+    OFFLINE = "offline"
+
+
+class LongPolicy(StrEnum):
+    """What becomes of a document over the model's length."""
+
+    TRUNCATE = "truncate"
+    CHUNK_MEAN = "chunk-mean"
+    CHUNK_MAX = "chunk-max"
+
+
+class Backend(StrEnum):
+    """Backends of sentence-transformers."""
+
+    TORCH = "torch"
+    ONNX = "onnx"
+    OPENVINO = "openvino"
 
 
 class _Group(TyperGroup):
@@ -49,7 +72,9 @@ app = typer.Typer(
 @app.command()
 def run(
     model: Annotated[str, typer.Argument(metavar="MODEL")],
-    suite: Annotated[str, typer.Option(help=f"One of {', '.join(SUITES)}.")] = "loco-v1",
+    suite: Annotated[
+        Suite, typer.Option(help="offline: made from Python itself, without a download.")
+    ] = Suite.LOCO_V1,
     tasks: Annotated[
         str | None, typer.Option(help="Tasks, separated by commas, instead of a suite.")
     ] = None,
@@ -61,18 +86,18 @@ def run(
     ] = None,
     cache: Annotated[Path, typer.Option(help="Folder for embeddings.")] = Path("loco-cache"),
     long: Annotated[
-        str, typer.Option(help="Documents over the length: truncate, chunk-mean, chunk-max.")
-    ] = "truncate",
-    max_length: Annotated[int | None, typer.Option(help="Tokens of one pass.")] = None,
-    batch_tokens: Annotated[int | None, typer.Option(help="Most tokens at once: memory.")] = None,
+        LongPolicy, typer.Option(help="Documents over the model's length.")
+    ] = LongPolicy.TRUNCATE,
+    max_length: MaxLength = None,
+    batch_tokens: BatchTokens = None,
     dtype: Dtype = None,
     device: Device = None,
     backend: Annotated[
-        str | None, typer.Option(help="torch, onnx or openvino of sentence-transformers.")
+        Backend | None, typer.Option(help="Of a sentence-transformers model.")
     ] = None,
     revision: Revision = None,
     subset: Annotated[
-        int | None, typer.Option(help="Offline tasks: this many queries, for a quick look.")
+        int | None, typer.Option(min=1, help="Offline tasks: this many queries, for a quick look.")
     ] = None,
     needle: Annotated[
         str | None,
@@ -91,17 +116,18 @@ def run(
     if needle is not None:
         chosen = list(_needles(chosen, needle))
     if out is None:
-        traits = (long if long != "truncate" else None, max_length, needle and f"needle {needle}")
+        policy = None if long is LongPolicy.TRUNCATE else long
+        traits = (policy, max_length, needle and f"needle {needle}")
         name = "-".join(map(str, filter(None, (tasks or suite, model, *traits))))
         out = Path("results") / (re.sub(r"[^\w.]+", "-", name) + ".json")
     out.parent.mkdir(parents=True, exist_ok=True)
     options = {
-        "long": None if long == "truncate" else long,
+        "long": None if long is LongPolicy.TRUNCATE else str(long),
         "max_length": max_length,
         "batch_tokens": batch_tokens,
         "dtype": dtype,
         "device": device.split(",") if device and "," in device else device,
-        "backend": backend,
+        "backend": None if backend is None else str(backend),
         "revision": None if model.startswith("bm25") else revision,
     }
     warn_if_random(model)
@@ -112,7 +138,7 @@ def run(
     if markdown is not None:
         _write_markdown([result], markdown)
     _show([result], as_json)
-    stderr.print(f"wrote {out}", highlight=False, soft_wrap=True)
+    say(f"wrote {out}")
     warn_if_random(model)
     if result.failed:
         raise typer.Exit(1)
@@ -133,7 +159,7 @@ def report(
     if plot is not None:
         from m2_bert.loco.plot import plot_by_length
 
-        stderr.print(f"wrote {plot_by_length(runs, plot)}", highlight=False, soft_wrap=True)
+        say(f"wrote {plot_by_length(runs, plot)}")
     if markdown is not None:
         _write_markdown(runs, markdown)
     _show(runs, as_json=False)
@@ -166,12 +192,10 @@ def _choose(suite: str, tasks: str | None, data: Path | None, subset: int | None
     from m2_bert.loco.offline import OFFLINE, SUITE, offline_task
 
     suites = {
-        "loco-v1": [task.key for task in LOCO_V1],
-        "loco-v0": [task.key for task in LOCO_V0],
-        "offline": list(SUITE),
+        Suite.LOCO_V1: [task.key for task in LOCO_V1],
+        Suite.LOCO_V0: [task.key for task in LOCO_V0],
+        Suite.OFFLINE: list(SUITE),
     }
-    if tasks is None and suite not in suites:
-        raise ValueError(f"suite: got {suite!r}, expected one of {', '.join(suites)}")
     names = [name.strip() for name in tasks.split(",")] if tasks else suites[suite]
 
     def lazy(name: str) -> LazyTask:
@@ -238,11 +262,11 @@ def _show(runs: Sequence[EvaluationResult], as_json: bool) -> None:
     for grid in grids(runs):
         stdout.print(to_rich(grid))
     for note in notes(runs):
-        stdout.print(f"* {note}", markup=False, highlight=False, soft_wrap=True)
+        tell(f"* {note}")
 
 
 def _write_markdown(runs: Sequence[EvaluationResult], path: Path) -> None:
     from m2_bert.loco.report import to_markdown
 
     path.write_text(to_markdown(runs), encoding="utf-8")
-    stderr.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    say(f"wrote {path}")

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from m2_bert.cli.terminal import print_json, stdout
+from m2_bert.cli.terminal import plain, print_json, stdout, tell
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Folder, weight file, Hub id or random:NAME.")
@@ -38,7 +39,8 @@ def info(
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), f"{value:,}" if type(value) is int else str(value))
+        shown = f"{value:,}" if type(value) is int else plain(str(value))
+        table.add_row(name.replace("_", " "), Text(shown))
     stdout.print(table)
 
 
@@ -49,7 +51,9 @@ def convert(
         int | None, typer.Option(help="Extend to this many tokens (8192 -> 32768).")
     ] = None,
     revision: Revision = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a folder that exists.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT, with everything that is in it.")
+    ] = False,
 ) -> None:
     """Write a clean safetensors folder: loads in transformers and sentence-transformers.
 
@@ -66,7 +70,7 @@ def convert(
     # A card may be published: no paths in it.
     base = Path(model).name if Path(model).exists() else checkpoint.source
     written = save_folder(loaded, out, overwrite=overwrite, base=base)
-    stdout.print(f"wrote {written}", highlight=False, soft_wrap=True)
+    tell(f"wrote {written}")
 
 
 def verify(
@@ -93,7 +97,7 @@ def verify(
         table = Table(show_header=False, box=None, pad_edge=False)
         marks = {True: "[green]ok[/green]", False: "[red]FAILED[/red]", None: "skipped"}
         for check in verification.checks:
-            table.add_row(marks[check.passed], check.name, check.detail)
+            table.add_row(marks[check.passed], Text(check.name), Text(plain(check.detail)))
         stdout.print(table)
     if not verification.passed:
         raise typer.Exit(1)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from m2_bert.cli.models import Json
-from m2_bert.cli.terminal import print_json, progress, stderr, stdout, warn_if_random
+from m2_bert.cli.terminal import plain, print_json, progress, say, stdout, tell, warn_if_random
 
 if TYPE_CHECKING:
     from m2_bert.demo import DemoResult
@@ -21,13 +21,30 @@ if TYPE_CHECKING:
 SHOWN_SKIPPED = 20
 SNIPPET_CHARACTERS = 400
 
-LongDocuments = Annotated[
-    str, typer.Option(help="Texts over the model's length: truncate, error or window.")
-]
+
+class LongDocuments(StrEnum):
+    """What becomes of a text over the model's length."""
+
+    TRUNCATE = "truncate"
+    ERROR = "error"
+    WINDOW = "window"
+
+
+class Engine(StrEnum):
+    """How vectors are searched."""
+
+    EXACT = "exact"
+    FAISS = "faiss"
+
+
+Long = Annotated[LongDocuments, typer.Option(help="Texts over the model's length.")]
+BatchTokens = Annotated[int | None, typer.Option(min=1, help="Most tokens at once: memory.")]
 Dtype = Annotated[
     str | None, typer.Option(help="auto: bfloat16 where the device has it; float32, bfloat16.")
 ]
-MaxLength = Annotated[int | None, typer.Option(help="Tokens read of a text; default: the model's.")]
+MaxLength = Annotated[
+    int | None, typer.Option(min=3, help="Tokens read of a text; default: the model's.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 
 
@@ -35,12 +52,13 @@ def index(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of documents.")],
     out: Annotated[Path, typer.Option(help="Folder of the index.")],
     model: Annotated[str, typer.Option(help="Folder, weight file, Hub id or random:NAME.")],
-    long_documents: LongDocuments = "window",
+    long_documents: Long = LongDocuments.WINDOW,
     max_length: MaxLength = None,
-    batch_tokens: Annotated[int | None, typer.Option(help="Most tokens at once: memory.")] = None,
+    batch_tokens: BatchTokens = None,
     dtype: Dtype = None,
     device: Device = None,
     hidden: Annotated[bool, typer.Option("--hidden", help="Hidden files and folders too.")] = False,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Largest file that is read.")] = 16 << 20,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Start anew.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -52,22 +70,27 @@ def index(
     from m2_bert.embedder import Embedder
     from m2_bert.search import IndexProgress, build_index
 
+    if not directory.exists():
+        raise FileNotFoundError(f"{directory}: no such folder")
+    if Path(model).exists():
+        model = str(Path(model).resolve())  # the index is searched from any folder
     embedder = Embedder(
         model,
         max_length=max_length,
-        long_documents=long_documents,
+        long_documents=str(long_documents),
         batch_tokens=batch_tokens,
         dtype=dtype,
         device=device,
     )
     warn_if_random(model)
-    with progress("indexing", "files") as tell:
+    with progress("indexing", "files") as bar:
 
         def follow(state: IndexProgress) -> None:
-            tell(state.done, state.total_files)
+            bar(state.done, state.total_files)
 
-        options: dict[str, Any] = {"hidden": hidden, "rebuild": rebuild, "progress": follow}
-        report = build_index(directory, out, embedder, model_name=model, **options)
+        options: dict[str, Any] = {"hidden": hidden, "rebuild": rebuild, "max_bytes": max_bytes}
+        options |= {"model_name": model, "progress": follow}
+        report = build_index(directory, out, embedder, **options)
     if as_json:
         print_json(_report_to_dict(report))
     else:
@@ -79,26 +102,32 @@ def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Documents to show.")] = 10,
     engine: Annotated[
-        str, typer.Option(help="exact, or faiss: approximate, for very many documents.")
-    ] = "exact",
+        Engine, typer.Option(help="faiss is approximate: for very many documents.")
+    ] = Engine.EXACT,
+    model: Annotated[
+        str | None, typer.Option(help="Where the index's model is now; default: where it was.")
+    ] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Find the documents most similar to QUERY, and the best passage of each."""
     from m2_bert.search import SearchIndex
 
-    opened = SearchIndex.open(index, engine)
-    warn_if_random(opened.settings.model)
+    with progress("faiss index", "documents") as bar:
+        opened = SearchIndex.open(index, str(engine), progress=bar)
+    model = model or opened.settings.model
+    warn_if_random(model)
     if not opened.complete:
-        stderr.print("the last indexing run was interrupted: searching what it finished")
-    hits = opened.search(query, top_k=top_k, embedder=opened.open_embedder(device=device))
+        say("the last indexing run was interrupted: searching what it finished", style="yellow")
+    embedder = opened.open_embedder(model=model, device=device)
+    hits = opened.search(query, top_k=top_k, embedder=embedder)
     if as_json:
         print_json([hit.to_dict() for hit in hits])
         return
     for hit in hits:
         _print_hit(hit)
     if not hits:
-        stdout.print("nothing found: the index has no documents")
+        tell("nothing found: the index has no documents")
 
 
 def demo(
@@ -108,6 +137,9 @@ def demo(
     out: Annotated[
         Path, typer.Option(help="Folder for the documents and their index; kept.")
     ] = Path("m2-bert-demo"),
+    subset: Annotated[
+        int | None, typer.Option(min=1, help="This many queries, for a quick look.")
+    ] = None,
     dtype: Dtype = None,
     device: Device = None,
     as_json: Json = False,
@@ -120,8 +152,8 @@ def demo(
     from m2_bert.demo import run_demo
 
     warn_if_random(model)
-    with progress("standard library", "") as tell:
-        result = run_demo(model, out, dtype=dtype, device=device, progress=tell)
+    with progress("standard library", "modules") as bar:
+        result = run_demo(model, out, dtype=dtype, device=device, subset=subset, progress=bar)
     if as_json:
         print_json(result.to_dict())
     else:
@@ -130,25 +162,22 @@ def demo(
 
 def _print_report(report: IndexReport, out: Path) -> None:
     for message in report.damaged:
-        stderr.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+        say(f"warning: {message}", style="yellow")
     for item in report.skipped[:SHOWN_SKIPPED]:
-        stderr.print(f"skipped {item.path}: {item.reason}", markup=False, soft_wrap=True)
+        say(f"skipped {item.path}: {item.reason}")
     if len(report.skipped) > SHOWN_SKIPPED:
-        stderr.print(f"... and {len(report.skipped) - SHOWN_SKIPPED} more (--json lists them)")
+        say(f"... and {len(report.skipped) - SHOWN_SKIPPED} more (--json lists them)")
     if report.cut_documents:
-        stderr.print(
+        say(
             f"warning: {report.cut_documents} documents were cut, {report.cut_tokens:,} tokens "
             "not read: --long-documents window reads all",
             style="yellow",
         )
-    stdout.print(
+    tell(
         f"{out}: {report.documents:,} documents, {report.spans:,} passages "
         f"({report.embedded:,} embedded now, {report.unchanged:,} unchanged, "
         f"{report.forgotten:,} forgotten, {len(report.skipped):,} skipped; "
-        f"{report.tokens:,} tokens in {report.seconds:.1f} s)",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        f"{report.tokens:,} tokens in {report.seconds:.1f} s)"
     )
 
 
@@ -160,10 +189,11 @@ def _report_to_dict(report: IndexReport) -> dict[str, Any]:
 
 def _print_hit(hit: Hit) -> None:
     place = hit.path if hit.line is None else f"{hit.path}:{hit.line}"
-    stdout.print(f"{hit.rank:>3}. {hit.score:.3f}  [bold]{escape(place)}[/bold]", soft_wrap=True)
+    line = Text(f"{hit.rank:>3}. {hit.score:.3f}  ").append(plain(place), style="bold")
+    stdout.print(line, soft_wrap=True)
     text = hit.note if hit.snippet is None else " ".join(hit.snippet.split())
     if text:
-        text = "".join(c for c in text if c.isprintable())  # a file may hold escape sequences
+        text = plain(text)  # a file may hold escape sequences
         cut = text if len(text) <= SNIPPET_CHARACTERS else text[:SNIPPET_CHARACTERS] + " ..."
         stdout.print(Text(cut, style="dim"), highlight=False)
 
@@ -177,15 +207,10 @@ def _print_demo(result: DemoResult, model: str, out: Path) -> None:
     for name, system in (("bm25", "BM25, full text"), ("model", model)):
         bins = result.by_length[name]
         cells = [_score(result.scores[name]), *(_score(bins[label]) for label in labels)]
-        table.add_row(system, *cells)
+        table.add_row(Text(system), *cells)
     stdout.print(table)
-    stdout.print(
-        f"{result.documents} modules, {result.queries} queries; index in {out}/index. Search it:\n"
-        f'    m2-bert search {out}/index "parse command line arguments"',
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    tell(f"{result.documents} modules, {result.queries} queries; index in {out}/index. Search it:")
+    tell(f'    m2-bert search {out}/index "parse command line arguments"')
     warn_if_random(model)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,16 +18,31 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-stdout = Console()
-stderr = Console(stderr=True)
+# Paths and texts are shown as they are: no :codes: become pictures.
+stdout = Console(emoji=False)
+stderr = Console(stderr=True, emoji=False)
 
 Report = Callable[[float, int], None]  # done, total
 
 
 def one_line(message: object) -> str:
-    """The message without line breaks; an error without text tells its type."""
-    text = " ".join(str(message).split())
-    return text or type(message).__name__
+    """The message as plain text in one line; an error without text tells its type."""
+    return plain(" ".join(str(message).split())) or type(message).__name__
+
+
+def plain(text: str) -> str:
+    """The text without what a terminal would obey: control and direction characters."""
+    return "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+
+
+def say(text: str, style: str | None = None) -> None:
+    """Print a line to standard error; nothing in it is markup."""
+    stderr.print(plain(text), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def tell(text: str) -> None:
+    """Print a line to standard output; nothing in it is markup."""
+    stdout.print(plain(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -53,9 +69,8 @@ def progress(description: str, unit: str) -> Iterator[Report]:
 def warn_if_random(model: str) -> None:
     """Say loudly that results of an untrained model mean nothing."""
     if model.startswith("random:"):
-        stderr.print(
+        say(
             f"{model} has RANDOM WEIGHTS: it shows how things work; its scores and rankings mean "
             "nothing",
             style="bold red",
-            soft_wrap=True,
         )

@@ -58,8 +58,8 @@ def scores_grid(result: EvaluationResult) -> Grid:
     if result.average:
         means = (_percent(result.average[m]) for m in ("ndcg_at_10", "recall_at_10", "mrr"))
         rows.append((result.average["label"], *means, *[""] * 5))
-    columns = ("task", "nDCG@10", "recall@10", "MRR", "queries", "documents", "median tokens")
-    return Grid(result.name, (*columns, "tokens cut", "seconds"), tuple(rows))
+    columns = ("task", "nDCG@10", "recall@10", "MRR", "queries", "docs", "median tokens", "cut")
+    return Grid(result.name, (*columns, "seconds"), tuple(rows))
 
 
 def published_grid(result: EvaluationResult) -> Grid | None:
@@ -205,15 +205,24 @@ def to_rich(grid: Grid) -> Table:
         ImportError: rich is not installed.
     """
     try:
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table
         from rich.text import Text
     except ImportError as error:
         raise ImportError(
             f"tables need rich ({error}): pip install monarch-kernels[model]"
         ) from None
-    table = Table(title=Text(grid.title))
+    table = Table(
+        title=Text(grid.title),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+    )
     for index, column in enumerate(grid.columns):
-        table.add_column(Text(column), justify="left" if index == 0 else "right")
+        # A head may break between words, and nothing may be left out.
+        justify = "left" if index == 0 else "right"
+        table.add_column(Text(column), justify=justify, overflow="fold")
     for row in grid.rows:
         table.add_row(*map(Text, row))  # Text: a name in [brackets] is not markup
     return table
@@ -277,7 +286,7 @@ def _bin(row: Mapping[str, float] | None) -> str:
 def _cut(counts: Mapping[str, Any]) -> str:
     """Share of the documents' tokens that the system never saw."""
     cut, tokens = counts.get("cut_document_tokens", 0), counts.get("document_tokens", 0)
-    return f"{cut:,} in {counts['cut_documents']:,} documents" if cut and tokens else "0"
+    return f"{cut / tokens:.0%}" if cut and tokens else "0"
 
 
 def _seconds(timing: Mapping[str, float]) -> str:
