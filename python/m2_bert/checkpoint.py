@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from m2_bert.config import CONFIGS, M2BertConfig, named_config
-from m2_bert.containers import CheckpointError, read_json, read_weights
-from m2_bert.hub import HUB_ID, download
-from m2_bert.layout import canonical_names, check_state, complete_config, listed
+from m2_bert.containers import CheckpointError, listed, printable, read_json, read_weights
+from m2_bert.hub import locate
+from m2_bert.layout import canonical_names, check_state, complete_config, module_pooler
 from m2_bert.model import (
     Embeddings,
     ExponentialDecay,
@@ -108,7 +108,8 @@ def read_checkpoint(
             with NAME from CONFIGS, or "small" (a toy for demonstrations).
         revision: branch, tag or commit; of a Hub repository only.
         config: in place of the config.json beside the weights. Fields that neither has are read
-            off the tensors where they show, and otherwise have M2BertConfig's defaults.
+            off the tensors where they show, and otherwise have M2BertConfig's defaults. Where
+            sentence-transformers pools with modules of its own, those are the pooler.
 
     Raises:
         CheckpointError: not M2-BERT, damaged, ambiguous, or contradicting its configuration.
@@ -117,12 +118,14 @@ def read_checkpoint(
     if is_random(name_or_path):
         model = _random_model(name_or_path, M2BertForEmbedding)
         return Checkpoint(model.config, model.state_dict(), str(name_or_path), "random", ())
-    path, source = _locate(name_or_path, revision)
+    path, source = locate(name_or_path, revision)
     weights = read_weights(path)
     beside = (path if path.is_dir() else path.parent) / "config.json"
-    given = _fields(config, beside)
+    fields, pooler = module_pooler(path) if path.is_dir() else ({}, {})
+    given = {**_fields(config, beside), **fields}
     try:
         state, ignored = canonical_names(weights.tensors)
+        state |= pooler
         complete = complete_config(given, state)
         check_state(state, complete)
     except CheckpointError as error:
@@ -202,7 +205,7 @@ def describe_model(
         "invariant": "padding and batch change nothing",
     }
     return {
-        "source": checkpoint.source,
+        "source": printable(checkpoint.source),
         "container": checkpoint.container,
         "heads": ", ".join(checkpoint.heads()) or "none",
         "parameters": model.num_parameters(),
@@ -267,21 +270,6 @@ def fingerprint(model: M2BertPreTrainedModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def _locate(name_or_path: str | os.PathLike, revision: str | None) -> tuple[Path, str]:
-    """Return where the checkpoint lies, and what to call it."""
-    path = Path(name_or_path).expanduser()
-    if path.exists():
-        if revision is not None:
-            raise ValueError(f"revision: got {revision!r} for the local {path}, expected None")
-        return path, str(path)
-    if isinstance(name_or_path, str) and HUB_ID.fullmatch(name_or_path):
-        folder = download(name_or_path, revision)
-        return folder, f"{name_or_path}@{folder.name}"
-    raise FileNotFoundError(
-        f"{path}: no such file or folder, expected one, a Hub id owner/name, or {RANDOM}NAME"
-    )
-
-
 def _fields(config: M2BertConfig | None, beside: Path) -> Mapping[str, Any]:
     if config is not None:
         return {field: getattr(config, field) for field in M2BertConfig.__annotations__}
@@ -308,8 +296,8 @@ def _new_pooler(
     names: list[str], wanted: Mapping[str, Tensor], checkpoint: Checkpoint
 ) -> dict[str, Tensor]:
     warnings.warn(
-        f"{checkpoint.source}: no {', '.join(names)}: made new, so that embeddings mean nothing "
-        "before training",
+        f"{printable(checkpoint.source)}: no {', '.join(names)}: made new, so that embeddings mean "
+        "nothing before training",
         PoolerWarning,
         stacklevel=4,
     )
@@ -327,10 +315,11 @@ def _new_pooler(
 def _random_model(name: str, kind: type[Model]) -> Model:
     parts = name.removeprefix(RANDOM).split(":")
     size, seed = parts[0], parts[1] if len(parts) > 1 else "0"
-    if size not in (*CONFIGS, "small") or len(parts) > 2 or not seed.isdecimal():
+    numeral = seed.isdecimal() and len(seed) < 20  # what the generator takes: below 2 ** 64
+    if size not in (*CONFIGS, "small") or len(parts) > 2 or not numeral:
         raise ValueError(
-            f"name: got {name!r}, expected {RANDOM}NAME or {RANDOM}NAME:SEED with NAME one of "
-            f"small, {', '.join(CONFIGS)}"
+            f"name: got {name[:80]!r}, expected {RANDOM}NAME or {RANDOM}NAME:SEED with NAME one of "
+            f"small, {', '.join(CONFIGS)}, and SEED of at most 19 digits"
         )
     config = M2BertConfig(**SMALL) if size == "small" else named_config(size)
     with torch.random.fork_rng(devices=[]):

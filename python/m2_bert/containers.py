@@ -4,8 +4,12 @@ What a file is, its first bytes decide. Pickled code is never executed: torch's 
 unpickler builds tensors and plain containers, and anything else is refused by name.
 """
 
+import itertools
 import json
+import pickletools
+import re
 import warnings
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -47,10 +51,18 @@ TRAINING_STATE = (
     "torch.",
     "torchmetrics.",
 )
+# Bytes of the pickle beside the tensors: 0.3 MB for M2-BERT, some MB with an optimizer's state.
+LARGEST_PICKLE = 16 << 20
 
 
 class CheckpointError(ValueError):
-    """A file or folder that is not an M2-BERT checkpoint, or is damaged or ambiguous."""
+    """A file or folder that is not an M2-BERT checkpoint, or is damaged or ambiguous.
+
+    Names in files may hold anything: the message is one line that is safe on a terminal.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class Inert:
@@ -73,6 +85,19 @@ class Weights:
     tensors: dict[str, Tensor]
     container: str
     files: tuple[Path, ...]
+
+
+def printable(text: str) -> str:
+    """Return the text with control and format characters, which may forge output, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def listed(names: Iterable[str], limit: int = 3) -> str:
+    """Join the first names, saying how many there are, on one printable line."""
+    names = [printable(name)[:200] for name in names]
+    if not names:
+        return "none"
+    return ", ".join(names[:limit]) + (f", ... {len(names)} in all" if len(names) > limit else "")
 
 
 def read_weights(path: Path) -> Weights:
@@ -110,18 +135,18 @@ def choose_weights(names: Iterable[str], where: str) -> str:
             return name
     candidates = [x for x in names if x.endswith(SUFFIXES) and x not in NOT_WEIGHTS]
     if not candidates:
-        found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "no files"
+        found = listed(names, 8) if names else "no files"
         raise CheckpointError(f"{where}: no weights ({', '.join(SUFFIXES)}), found {found}")
     if len(candidates) > 1:
         raise CheckpointError(
-            f"{where}: several weight files ({', '.join(candidates)}) and none of the customary "
+            f"{where}: several weight files ({listed(candidates)}) and none of the customary "
             "names: pass the path of the file you mean"
         )
     return candidates[0]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Parse a JSON file that holds an object.
+def read_json(path: Path, kind: type[dict] | type[list] = dict) -> Any:
+    """Parse a JSON file that holds an object, or a list if `kind` says so.
 
     Raises:
         CheckpointError: if it does not.
@@ -130,8 +155,9 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: got a JSON {type(content).__name__}, expected an object")
+    if not isinstance(content, kind):
+        expected = "an object" if kind is dict else "a list"
+        raise CheckpointError(f"{path}: got a JSON {type(content).__name__}, expected {expected}")
     return content
 
 
@@ -183,22 +209,70 @@ def _read_pickle(path: Path, is_zip: bool) -> tuple[dict[str, Tensor], str]:
         raise
     except Exception as error:  # what an unpickler raises on a broken file is unbounded
         # torch wraps the unpickler's own message in paragraphs of advice against safety.
-        inner = error.__context__ if isinstance(error, UnpicklingError) else None
-        reason = (str(inner or error).splitlines() or [type(error).__name__])[0][:200]
-        raise CheckpointError(f"{path}: not a readable torch checkpoint ({reason})") from error
+        wrapped = error.__context__ if isinstance(error, UnpicklingError) else None
+        inner = str(wrapped or error)
+        refused = re.search(r"GLOBAL (\S+)", inner)
+        if refused:
+            raise _code_error(path, [refused[1]]) from error
+        reason = re.split(r"\. |\n", inner)[0][:200] or type(error).__name__
+        if "weights_only" in reason or "Unsupported" in reason:
+            reason = "not as torch.save writes a state dict"
+        raise CheckpointError(
+            f"{path}: not a readable torch checkpoint ({reason}): copy it again, or save it with "
+            "torch.save(model.state_dict(), path)"
+        ) from error
     return _state_dict(loaded, path)
 
 
 def _training_state(path: Path) -> list[tuple[type[Inert], str]]:
     """Stand-ins for the classes of training state in a zip pickle; raises for any other class."""
+    _check_zip(path)
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     foreign = sorted(name for name in names if not name.startswith(TRAINING_STATE))
     if foreign:
-        raise CheckpointError(
-            f"{path}: holds pickled objects or code ({', '.join(foreign[:4])}), which is never "
-            "executed; expected a state dict: torch.save(model.state_dict(), path)"
-        )
+        raise _code_error(path, foreign)
     return [(Inert, name) for name in names]
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse archives that unpack to much more than they are, and whole modules."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            name, size = PurePosixPath(member.filename.lower()).name, member.file_size
+            if member.compress_type != zipfile.ZIP_STORED or size != member.compress_size:
+                raise CheckpointError(
+                    f"{path}: {listed([member.filename])} is compressed, which torch.save never "
+                    "does: save it again with torch.save"
+                )
+            if name == "data.pkl" and size > LARGEST_PICKLE:
+                raise CheckpointError(
+                    f"{path}: {size} bytes of pickled objects beside the tensors, expected at most "
+                    f"{LARGEST_PICKLE}: save the state dict alone"
+                )
+            if name == "data.pkl" and (whole := _pickled_class(archive, member)):
+                raise CheckpointError(
+                    f"{path}: holds a whole pickled module of class {listed([whole])} rather than "
+                    "tensors, and its code is never executed: save its state dict, "
+                    "torch.save(module.state_dict(), path)"
+                )
+
+
+def _pickled_class(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str | None:
+    """Class of an object that is all the pickle; state dicts are dicts, or made by a call."""
+    notes = {"PROTO", "PUT", "BINPUT", "LONG_BINPUT"}
+    with archive.open(member) as file:
+        codes = ((op.name, arg) for op, arg, _ in pickletools.genops(file) if op.name not in notes)
+        start = list(itertools.islice(codes, 3))
+    if [name for name, _ in start] == ["GLOBAL", "EMPTY_TUPLE", "NEWOBJ"]:
+        return start[0][1].replace(" ", ".")
+    return None
+
+
+def _code_error(path: Path, names: list[str]) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: holds pickled objects or code ({listed(names)}), which is never executed; "
+        "expected a state dict: torch.save(model.state_dict(), path)"
+    )
 
 
 def _state_dict(loaded: Any, path: Path) -> tuple[dict[str, Tensor], str]:
@@ -214,7 +288,7 @@ def _state_dict(loaded: Any, path: Path) -> tuple[dict[str, Tensor], str]:
             }
             if tensors:
                 return tensors, container
-    found = type(loaded).__name__
+    found = "object" if isinstance(loaded, Inert) else type(loaded).__name__
     if isinstance(loaded, dict):
         found += f" with {', '.join(map(repr, list(loaded)[:4])) or 'no keys'}"
     raise CheckpointError(f"{path}: got a pickled {found}, expected a state dict of tensors")

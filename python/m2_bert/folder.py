@@ -24,11 +24,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.utils import logging
 
-from m2_bert.checkpoint import load_model
+from m2_bert.checkpoint import is_random, load_model
 from m2_bert.config import M2BertConfig
-from m2_bert.hub import HUB_ID, download
-from m2_bert.model import M2BertForEmbedding
+from m2_bert.containers import CheckpointError, printable
+from m2_bert.hub import locate
+from m2_bert.model import M2BertForEmbedding, M2BertModel
 from m2_bert.model_card import model_card
+from m2_bert.placement import available_device
 from m2_bert.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -75,22 +77,18 @@ def save_folder(
         TypeError: the model is no M2BertForEmbedding.
         ValueError: its word embedding is smaller than the vocabulary.
         FileExistsError: `path` is a file, or a folder with other content.
+        OSError: nothing can be written there.
     """
     if not isinstance(model, M2BertForEmbedding):
         raise TypeError(f"model: got {type(model).__name__}, expected M2BertForEmbedding")
     tokenizer = load_tokenizer(model.config.max_position_embeddings)
-    if model.config.vocab_size < len(tokenizer):
-        raise ValueError(
-            f"vocab_size: got {model.config.vocab_size}, expected at least {len(tokenizer)}, "
-            "the size of the uncased BERT vocabulary"
-        )
+    _check_vocabulary(model.config, len(tokenizer))
     path = Path(path).resolve()
     _check_replaceable(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+    with _scratch_beside(path) as scratch:
         new = Path(scratch, "new")
         new.mkdir()
-        with _no_progress_bars():
+        with _quiet():
             model.save_pretrained(new)
         tokenizer.save_pretrained(new)
         for name, content in _sentence_transformers_files(model.config).items():
@@ -119,14 +117,16 @@ def load(
     Args:
         name_or_path: what `checkpoint.load_model` reads: a folder, a file, a Hub id or
             "random:small". A folder or Hub id in the layout of sentence-transformers keeps all its
-            modules and prompts.
+            modules, prompts and lengths; weights are checked as there, and the tokenizer is always
+            the uncased one of this package.
         device: None lets sentence-transformers choose.
         dtype: None means float32.
 
     Raises:
         ImportError: sentence-transformers is not installed.
-        CheckpointError: what was found is not an M2-BERT checkpoint.
+        CheckpointError: what was found is not an M2-BERT checkpoint, or damaged.
         FileNotFoundError: nothing was found.
+        ValueError: the device is not there.
     """
     try:
         from sentence_transformers import SentenceTransformer
@@ -137,40 +137,63 @@ def load(
         ) from error
     name = os.fspath(name_or_path)
     options: dict[str, Any] = {
-        "device": None if device is None else str(device),
+        "device": None if device is None else str(available_device(device)),
         "model_kwargs": {"dtype": dtype or torch.float32},
     }
-    source = _sentence_transformers_source(name, revision)
-    if source is not None:
-        return SentenceTransformer(source, revision=revision, **options)
+    folder, base = None, name
+    if not is_random(name):
+        folder, source = locate(name, revision)
+        if source == str(folder):
+            name, base = source, folder.name  # a card may be published: no paths in it
+        else:
+            revision = folder.name  # one commit of the repository throughout
+    # The weights are checked here even where sentence-transformers reads the folder again: it
+    # would draw what is missing at random.
     model = load_model(name, revision=revision, dtype=dtype)
-    path = Path(name).expanduser()
-    base = path.name if path.exists() else name  # a card may be published: no paths in it
+    if folder is not None and _is_sentence_transformers(folder):
+        return _load_modules(name, model, revision=revision, **options)
     # Transformer, the module, is made from files alone.
-    with tempfile.TemporaryDirectory(prefix="m2-bert-") as scratch, _no_progress_bars():
+    with tempfile.TemporaryDirectory(prefix="m2-bert-") as scratch, _quiet():
         folder = save_folder(model, Path(scratch, "model"), base=base)
         loaded = SentenceTransformer(str(folder), **options)
     loaded.transformers_model.config._name_or_path = name
     return loaded
 
 
-def _sentence_transformers_source(name: str, revision: str | None) -> str | None:
-    """Path or Hub id of an M2-BERT model in that layout; None leaves `name` to load_model."""
-    source, path = name, Path(name).expanduser()
-    if path.exists():
-        if revision is not None:
-            return None
-        source = str(path)
-    elif HUB_ID.fullmatch(name):
-        path = download(name, revision)
-    if not (path / "modules.json").is_file():
-        return None
+def _load_modules(name: str, model: M2BertForEmbedding, **options: Any) -> "SentenceTransformer":
+    """The modules and prompts of a folder or repository, with checked weights and tokenizer."""
+    from sentence_transformers import SentenceTransformer
+
+    _check_vocabulary(model.config, len(load_tokenizer()))
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        with _quiet():
+            loaded = SentenceTransformer(name, **options)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of several libraries, and of several lines
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise CheckpointError(
+            f"{name}: sentence-transformers cannot load it ({reason}): load_model reads its "
+            "weights, and save_folder writes a new folder"
+        ) from error
+    encoder = loaded[0]
+    if not isinstance(getattr(encoder, "model", None), M2BertModel):
+        kind = type(encoder).__name__
+        raise CheckpointError(f"{name}: the first module is {kind}, expected an M2-BERT encoder")
+    encoder.model.load_state_dict(model.bert.state_dict())
+    # Lengths and padding are the folder's; the vocabulary beside some M2-BERT weights is cased.
+    encoder.processor = load_tokenizer(encoder.max_seq_length)
+    return loaded
+
+
+def _is_sentence_transformers(folder: Path) -> bool:
+    """Whether it is an M2-BERT model in that layout; other folders' modules are not kept."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
+        return False
     ours = isinstance(config, dict) and config.get("model_type") == M2BertConfig.model_type
-    return source if ours else None
+    return ours and (folder / "modules.json").is_file()
 
 
 def _sentence_transformers_files(config: M2BertConfig) -> dict[str, Any]:
@@ -218,17 +241,40 @@ def _sentence_transformers_files(config: M2BertConfig) -> dict[str, Any]:
     return files
 
 
+def _check_vocabulary(config: M2BertConfig, expected: int) -> None:
+    if config.vocab_size < expected:
+        raise ValueError(
+            f"vocab_size: got {config.vocab_size}, expected at least {expected}, "
+            "the size of the uncased BERT vocabulary"
+        )
+
+
 def _check_replaceable(path: Path, overwrite: bool) -> None:
     if path.exists() and not path.is_dir():
-        raise FileExistsError(f"{path} is a file; expected a folder, or nothing, at that path")
+        raise FileExistsError(
+            f"{printable(str(path))} is a file; expected a folder, or nothing, at that path"
+        )
     if overwrite or not path.exists():
         return
     foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in _NAMES)
     if foreign:
         raise FileExistsError(
-            f"{path} contains {foreign[0]!r}, which is not part of a saved model: choose another "
-            "folder, or pass overwrite=True to delete all that is in it"
+            f"{printable(str(path))} contains {foreign[0]!r}, which is not part of a saved model: "
+            "choose another folder; `overwrite` (--overwrite) deletes everything in this one"
         )
+
+
+@contextlib.contextmanager
+def _scratch_beside(path: Path) -> Iterator[str]:
+    """A temporary folder on the same disk as `path`; errors name `path` itself."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent)
+    except OSError as error:
+        problem = f"no folder can be made in {path.parent} ({error.strerror}), choose another place"
+        raise OSError(error.errno, problem, str(path)) from error
+    with scratch as name:
+        yield name
 
 
 def _move_into_place(new: Path, path: Path, old: Path) -> None:
@@ -243,12 +289,14 @@ def _move_into_place(new: Path, path: Path, old: Path) -> None:
 
 
 @contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """transformers draws one for each file of weights."""
-    enabled = logging.is_progress_bar_enabled()
+def _quiet() -> Iterator[None]:
+    """Without what transformers prints about files of weights: a progress bar and a report."""
+    enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if enabled:
             logging.enable_progress_bar()

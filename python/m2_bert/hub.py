@@ -1,16 +1,49 @@
 """Checkpoints of the Hugging Face Hub: the JSON files and one set of weights, nothing else."""
 
+import os
 import re
 from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import constants, errors
 
-from m2_bert.containers import SUFFIXES, CheckpointError, choose_weights, read_json, shard_names
+from m2_bert.containers import (
+    SUFFIXES,
+    CheckpointError,
+    choose_weights,
+    printable,
+    read_json,
+    shard_names,
+)
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# Weights of a Dense module of sentence-transformers (`layout.module_pooler`).
+POOLER_FILES = ("*_Dense/model.safetensors", "*_Dense/pytorch_model.bin")
 # model_type is "bert" in some published repositories, so it cannot tell M2-BERT from BERT.
 M2_FIELDS = {"monarch_mixer_sequence_mixing", "long_conv_l_max", "hyena_filter_order"}
+
+
+def locate(name_or_path: str | os.PathLike, revision: str | None = None) -> tuple[Path, str]:
+    """Return where a checkpoint lies, and what to call it: its path, or "owner/name@commit".
+
+    Raises:
+        ValueError: a revision of a local path.
+        FileNotFoundError, CheckpointError: neither a path nor to be had; as `download`.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        if revision is not None:
+            raise ValueError(
+                f"revision: got {revision!r} for the local {printable(str(path))}, expected None"
+            )
+        return path, str(path)
+    if isinstance(name_or_path, str) and HUB_ID.fullmatch(name_or_path):
+        folder = download(name_or_path, revision)
+        return folder, f"{name_or_path}@{folder.name}"
+    raise FileNotFoundError(
+        f"{printable(str(path))}: no such file or folder, expected one, a Hub id owner/name, or "
+        "random:NAME"
+    )
 
 
 def download(repo_id: str, revision: str | None = None) -> Path:
@@ -49,7 +82,7 @@ def _fetch(repo_id: str, revision: str | None) -> Path:
             )
     weights = choose_weights(names, repo_id)
     files = shard_names(folder / weights) if weights.endswith(".json") else [weights]
-    return _snapshot(repo_id, info.sha, files)
+    return _snapshot(repo_id, info.sha, [*files, *POOLER_FILES])
 
 
 def _snapshot(repo_id: str, revision: str | None, patterns: list[str], **options: bool) -> Path:
@@ -78,7 +111,7 @@ def _reason(error: Exception, revision: str | None) -> str:
             "neither a local path nor a public repository of the Hub: check the name, or run "
             "`hf auth login` if it is private"
         )
-    cause = f"{type(error).__name__}: {error}".splitlines()[0][:100]
+    cause = printable(f"{type(error).__name__}: {error}".splitlines()[0])[:100]
     return (
         f"neither a local path, nor in the cache {constants.HF_HUB_CACHE}, nor to be had from the "
         f"Hub ({cause}): connect, set HF_HOME to a cache that has it, or pass the path of a folder"

@@ -7,13 +7,14 @@ config.json loads, and one whose config.json tells of another model is noticed.
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from m2_bert.config import M2BertConfig
-from m2_bert.containers import CheckpointError
+from m2_bert.containers import CheckpointError, listed, read_json, read_weights
 from m2_bert.model import M2BertForEmbedding, PredictionHead
 
 # In front of names: DataParallel, torch.compile, and Composer's model wrapper.
@@ -30,6 +31,8 @@ HEADS = ("bert.pooler.", "cls.predictions.")
 WORDS, DECODER = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
 POSITIONS = "bert.embeddings.position_embeddings.weight"
 LAYER = "bert.encoder.layer."
+# Modules of sentence-transformers that are a pooler outside of the encoder's file.
+POOLER_MODULES = ["Transformer", "Pooling", "Dense"]
 
 
 def canonical_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -65,12 +68,40 @@ def canonical_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], t
     return state, tuple(ignored)
 
 
-def listed(names: Iterable[str], limit: int = 3) -> str:
-    """Join the first names, saying how many there are, on one line."""
-    names = [" ".join(name.split())[:200] for name in names]
-    if not names:
-        return "none"
-    return ", ".join(names[:limit]) + (f", ... {len(names)} in all" if len(names) > limit else "")
+def module_pooler(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the pooler that sentence-transformers has as modules of its own: Pooling, then Dense.
+
+    The encoder's own pooler, if it has one, is unused there and may be older. Empty where
+    modules.json names other modules, or the Dense is not D x D with tanh.
+
+    Returns:
+        The fields of the configuration that say the same, and the tensors under our names.
+
+    Raises:
+        CheckpointError: files of those modules are missing or damaged.
+    """
+    listing = folder / "modules.json"
+    entries = read_json(listing, list) if listing.is_file() else []
+    entries = [entry for entry in entries if isinstance(entry, dict)]
+    kinds = [str(entry.get("type")).rpartition(".")[2] for entry in entries]
+    if kinds not in (POOLER_MODULES, [*POOLER_MODULES, "Normalize"]):
+        return {}, {}
+    names = [str(entry.get("path")) for entry in entries[1:3]]
+    if any(PurePosixPath(name).name != name or name == ".." for name in names):
+        raise CheckpointError(f"{listing}: got paths {listed(names)}, expected folders beside it")
+    pooling, dense = (read_json(folder / name / "config.json") for name in names)
+    modes = [
+        pooling.get("pooling_mode") == mode or pooling.get(f"pooling_mode_{older}") is True
+        for mode, older in (("cls", "cls_token"), ("mean", "mean_tokens"))
+    ]
+    square = dense.get("in_features") == dense.get("out_features") and dense.get("bias", True)
+    tanh = str(dense.get("activation_function", ".Tanh")).endswith(".Tanh")
+    if sum(modes) != 1 or not square or not tanh or dense.get("use_residual"):
+        return {}, {}
+    tensors = read_weights(folder / names[1]).tensors
+    fields = {"pool_all": modes[1], "use_cls_token": False}
+    fields["use_normalized_embeddings"] = kinds[-1] == "Normalize"
+    return fields, {name.replace("linear", "bert.pooler.dense"): x for name, x in tensors.items()}
 
 
 def complete_config(given: Mapping[str, Any], state: Mapping[str, Tensor]) -> M2BertConfig:
@@ -142,7 +173,9 @@ def _infer_mlp(state: Mapping[str, Tensor], width: int, given: int | None) -> di
         return fields | {"intermediate_size": out[1]}
     blocks, _, columns = out
     padded = range(blocks * (columns - 1) + 1, blocks * columns + 1)
-    size = next(size for size in (given, 4 * width, blocks * columns) if size in padded)
+    size = next((size for size in (given, 4 * width, blocks * columns) if size in padded), 0)
+    if size < 1:
+        raise CheckpointError(f"{LAYER}0.mlp.wo.weight: got shape {tuple(out)}, expected no zeros")
     return fields | {"monarch_mlp_nblocks": blocks, "intermediate_size": size}
 
 

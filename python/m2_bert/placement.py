@@ -22,26 +22,51 @@ def placed(
     """Return the model, or the one of that name, in that dtype and on that device.
 
     A model that would have to change for it is copied; arguments as `Embedder`'s.
+
+    Raises:
+        TypeError, ValueError: what `Embedder` raises for `model`, `dtype` and `device`.
     """
+    target = None if device is None else available_device(device)
     named = isinstance(model, str | os.PathLike)
     if named:
         from m2_bert.checkpoint import load_model
 
         model = load_model(model)
-        if device is None and torch.cuda.is_available():
-            device = "cuda"
+        if target is None and torch.cuda.is_available():
+            target = available_device("cuda")
     elif not isinstance(model, M2BertForEmbedding):
         raise TypeError(
             f"model: got {type(model).__name__}, expected M2BertForEmbedding, a path or a name"
         )
-    # Of an empty tensor, because "cuda" is not equal to the "cuda:0" that it means.
-    target = model.device if device is None else torch.empty(0, device=device).device
+    target = model.device if target is None else target
     # The filters are float32 in every model: the word embedding tells what it was cast to.
     current = model.bert.embeddings.word_embeddings.weight.dtype
     wanted = current if dtype is None else _dtype(dtype, target)
     if wanted == current and target == model.device:
         return model
     return (model if named else copy.deepcopy(model)).to(target, wanted)
+
+
+def available_device(device: torch.device | str) -> torch.device:
+    """Return the device with its index ("cuda:0" for "cuda").
+
+    Raises:
+        ValueError: there is no such device here, or it computes nothing ("meta").
+    """
+    try:
+        # Of a tensor, because "cuda" is not equal to the "cuda:0" that it means.
+        found = torch.zeros(1, device=device).device
+    except Exception as error:  # torch raises AssertionError, RuntimeError and more
+        raise _no_device(device) from error
+    if found.type == "meta":
+        raise _no_device(device)
+    return found
+
+
+def _no_device(device: torch.device | str) -> ValueError:
+    names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    names += ["mps"] * torch.backends.mps.is_available()
+    return ValueError(f"device: got {str(device)!r}, expected one that is here: {', '.join(names)}")
 
 
 def _dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:

@@ -20,6 +20,7 @@ from m2_bert.checkpoint import (
     build_model,
     read_checkpoint,
 )
+from m2_bert.containers import printable
 from m2_bert.model import M2BertForEmbedding, M2BertForMaskedLM
 from m2_bert.tokenizer import VOCABULARY_SHA256, load_tokenizer
 
@@ -144,7 +145,7 @@ def _checks(
         return
     yield Check("tensors", True, _contents(checkpoint))
     for path in checkpoint.files:
-        yield Check(path.name, True, f"SHA-256 {_sha256(path)}")
+        yield Check(printable(path.name), True, f"SHA-256 {_sha256(path)}")
     yield _check_tokenizer(tokenizer or load_tokenizer())
 
     with warnings.catch_warnings():

@@ -380,6 +380,21 @@ def test_model_by_name_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert embedder.device == torch.device("cpu")
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "tpu", "meta", "cuda:-3", 1.5], ids=str)
+@pytest.mark.parametrize("named", [False, True], ids=["model", "name"])
+def test_a_device_that_is_not_there_is_named(device, named: bool, monkeypatch) -> None:
+    monkeypatch.setattr("m2_bert.checkpoint.load_model", lambda _: pytest.fail("loaded first"))
+    with pytest.raises(ValueError, match=f"device: got '{device}', expected one .*: cpu") as caught:
+        Embedder("random:small" if named else _model(), device=device)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_is_said_in_one_line() -> None:
+    with pytest.raises(ValueError, match=r"^device: got 'cuda', expected one .*: cpu$"):
+        Embedder(_model(), device="cuda")
+
+
 def test_dropout_is_off_while_encoding_and_modes_are_restored() -> None:
     model = _model(hidden_dropout_prob=0.5)
     expected = Embedder(model).encode(TEXTS[:3])

@@ -88,7 +88,7 @@ def test_other_content_is_kept_unless_asked(model, tmp_path):
     folder = save_folder(model, tmp_path / "model")
     (folder / "notes.txt").write_text("mine")
     before = _contents(folder)
-    with pytest.raises(FileExistsError, match=r"notes\.txt.*overwrite=True"):
+    with pytest.raises(FileExistsError, match=r"notes\.txt.*--overwrite\) deletes everything"):
         save_folder(small_model(1), folder)
     assert _contents(folder) == before
     save_folder(model, folder, overwrite=True)
@@ -100,6 +100,19 @@ def test_a_file_is_not_replaced(model, tmp_path):
     with pytest.raises(FileExistsError, match="is a file"):
         save_folder(model, tmp_path / "model", overwrite=True)
     assert (tmp_path / "model").read_text() == "mine"
+
+
+@pytest.mark.parametrize("parent", ["/proc/1", "/proc/none", "file"])
+def test_a_place_that_cannot_be_written_is_named(model, tmp_path, parent):
+    if parent == "file":
+        parent = tmp_path / "file"
+        parent.write_text("mine")
+    with pytest.raises(OSError, match="no folder can be made in") as caught:
+        save_folder(model, Path(parent, "model"))
+    message = str(caught.value)
+    assert message.endswith(f"{str(Path(parent, 'model'))!r}"), "no temporary path"
+    assert message.count("model") == 1
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("stage", ["model_card", "_move_into_place", "rename"])

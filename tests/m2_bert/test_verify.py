@@ -183,6 +183,19 @@ def test_damaged_and_foreign_files_fail(tmp_path: Path) -> None:
         verify_model(tmp_path / "absent")
 
 
+def test_names_in_files_cannot_forge_the_output(tmp_path: Path) -> None:
+    """Escape sequences and reversed text of tensor and file names arrive as escapes."""
+    state = small_model().state_dict()
+    path = tmp_path / "a\x1b[31m\u202e.bin"
+    torch.save(state, path)
+    assert verify_model(path).checks[1].name == r"a\x1b[31m\u202e.bin"
+    torch.save(state | {"bert.\x1b]0;owned\x07\u202e\n": torch.ones(1)}, path)
+    (tensors,) = verify_model(path).checks
+    assert tensors.passed is False
+    assert r"unexpected: bert.\x1b]0;owned\x07\u202e\n" in tensors.detail
+    assert tensors.detail.isprintable()
+
+
 def test_not_finite_weights_fail(tmp_path: Path) -> None:
     model = small_model()
     model.bert.pooler.dense.bias.data[3] = torch.nan

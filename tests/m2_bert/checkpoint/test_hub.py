@@ -1,6 +1,7 @@
 """Repositories of the Hub, made up, and huggingface_hub itself without a network."""
 
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from m2_bert import hub
 from m2_bert.checkpoint import CheckpointError, load_model, read_checkpoint
+from safetensors.torch import save_file
 
 from tests.m2_bert.checkpoint.makers import assert_same, distinct
 
@@ -45,10 +47,12 @@ class Hub:
         refs = self.snapshot.parents[1] / "refs"
         refs.mkdir(exist_ok=True)
         (refs / "main").write_text(COMMIT)
-        for path in self.remote.iterdir():
-            if any(path.match(pattern) for pattern in allow_patterns):
-                self.downloads.append(path.name)
-                (self.snapshot / path.name).write_bytes(path.read_bytes())
+        for path in filter(Path.is_file, self.remote.rglob("*")):
+            name = str(path.relative_to(self.remote))
+            if any(fnmatch(name, pattern) for pattern in allow_patterns):
+                self.downloads.append(name)
+                (self.snapshot / name).parent.mkdir(exist_ok=True)
+                (self.snapshot / name).write_bytes(path.read_bytes())
         return str(self.snapshot)
 
 
@@ -76,6 +80,26 @@ def test_hub_shards(hub_repo: Hub, model) -> None:
     index.write_text(json.dumps({"weight_map": names}))
     assert_same(load_model(REPO), model)
     assert "part-1.safetensors" in hub_repo.downloads
+    assert "pytorch_model.bin" not in hub_repo.downloads
+
+
+def test_hub_pooler_in_a_module_of_its_own(hub_repo: Hub, model) -> None:
+    weight, bias = torch.eye(16).flip(0), torch.linspace(-1, 1, 16)
+    files = {
+        "modules.json": [
+            {"type": f"sentence_transformers.models.{kind}", "path": path}
+            for kind, path in (("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"))
+        ],
+        "1_Pooling/config.json": {"pooling_mode_cls_token": True},
+        "2_Dense/config.json": {"in_features": 16, "out_features": 16, "bias": True},
+    }
+    for name, content in files.items():
+        (hub_repo.remote / name).parent.mkdir(exist_ok=True)
+        (hub_repo.remote / name).write_text(json.dumps(content))
+    dense = {"linear.weight": weight, "linear.bias": bias}
+    save_file(dense, hub_repo.remote / "2_Dense" / "model.safetensors")
+    model.bert.pooler.dense.load_state_dict({"weight": weight, "bias": bias})
+    assert_same(load_model(REPO), model)
     assert "pytorch_model.bin" not in hub_repo.downloads
 
 

@@ -90,10 +90,21 @@ def test_random_models_leave_the_generator_alone() -> None:
     assert torch.rand(1) == expected
 
 
-@pytest.mark.parametrize("name", ["random:", "random:huge", "random:small:x", "random:small:1:2"])
+HUGE = f"random:small:{1 << 64}"
+
+
+@pytest.mark.parametrize(
+    "name", ["random:", "random:huge", "random:small:x", "random:small:1:2", HUGE]
+)
 def test_random_names(name: str) -> None:
     with pytest.raises(ValueError, match="expected random:NAME or random:NAME:SEED"):
         load_model(name)
+
+
+def test_the_largest_seeds() -> None:
+    assert fingerprint(load_model(f"random:small:{10**19 - 1}")) != fingerprint(
+        load_model(f"random:small:{10**19 - 2}")
+    )
 
 
 @pytest.mark.parametrize("kind", [M2BertForEmbedding, M2BertForMaskedLM, M2BertModel])

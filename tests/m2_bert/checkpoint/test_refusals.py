@@ -1,10 +1,13 @@
 """What is no checkpoint is refused with what was found, and no pickled code runs."""
 
+import argparse
 import datetime
 import os
 import pickle
 import re
 import shutil
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,15 @@ from m2_bert import hub
 from m2_bert.checkpoint import CheckpointError, load_model, read_checkpoint
 from safetensors.torch import save_file
 
-from tests.m2_bert.checkpoint.makers import FILTER, FIRST, WORDS, State, distinct, without
+from tests.m2_bert.checkpoint.makers import (
+    FILTER,
+    FIRST,
+    WORDS,
+    State,
+    distinct,
+    made_model,
+    without,
+)
 
 
 class _Code:
@@ -74,6 +85,36 @@ def _broken_zip(path: Path, state: State) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
 
+def _save_legacy(content, path: Path) -> None:
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def _compressed(path: Path, state: State) -> None:
+    """As torch.save writes it, but deflated, with 64 MB of zeros that take 64 kB."""
+    whole = path.with_suffix(".whole") / path.name
+    whole.parent.mkdir()
+    torch.save(state, whole)
+    with (
+        zipfile.ZipFile(whole) as source,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for name in source.namelist():
+            padding = bytes(64 << 20) if name.endswith("data.pkl") else b""
+            target.writestr(name, source.read(name) + padding)
+
+
+def _lying_zip(path: Path, state: State) -> None:
+    """Deflated, though the directory calls it stored."""
+    _compressed(path, state)
+    content = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\1\2", 10), (b"PK\3\4", 8)):
+        at = content.find(signature)
+        while at >= 0:
+            content[at + offset : at + offset + 2] = b"\0\0"
+            at = content.find(signature, at + 4)
+    path.write_bytes(content)
+
+
 NOT_CHECKPOINTS = {
     "empty": (lambda p, s: p.write_bytes(b""), "an empty file"),
     "text": (lambda p, s: p.write_text("hello, this is not a model"), "unknown content"),
@@ -89,7 +130,46 @@ NOT_CHECKPOINTS = {
     "list": (lambda p, s: torch.save([1, 2], p), "got a pickled list"),
     "dict": (lambda p, s: torch.save({"a": 1}, p), "got a pickled dict with 'a'"),
     "one tensor": (lambda p, s: torch.save(torch.ones(3), p), "got a pickled Tensor"),
-    "whole model": (lambda p, s: torch.save(torch.nn.Sigmoid(), p), "expected a state dict"),
+    "whole module": (
+        lambda p, s: torch.save(torch.nn.Sigmoid(), p),
+        r"whole pickled module of class torch\.nn\.modules\.activation\.Sigmoid rather than tensors"
+        r".* torch\.save\(module\.state_dict\(\), path\)",
+    ),
+    "whole model": (
+        lambda p, s: torch.save(made_model(), p),
+        r"whole pickled module of class m2_bert\.model\.M2BertForEmbedding rather than tensors",
+    ),
+    "legacy whole module": (
+        lambda p, s: _save_legacy(torch.nn.Sigmoid(), p),
+        r"code \(torch\.nn\.modules\.activation\.Sigmoid\).*expected a state dict",
+    ),
+    "legacy object": (
+        lambda p, s: _save_legacy({"a": argparse.Namespace()}, p),
+        r"code \(argparse\.Namespace\).*expected a state dict",
+    ),
+    "an object": (lambda p, s: torch.save(datetime.timedelta(1), p), "got a pickled object"),
+    "protocol 4": (
+        lambda p, s: torch.save(s, p, pickle_protocol=4),
+        "not as torch.save writes a state dict",
+    ),
+    "TorchScript": (
+        lambda p, s: torch.jit.trace(torch.nn.Sigmoid(), torch.ones(1)).save(p),
+        r"whole pickled module of class __torch__\.torch\.nn\.modules\.activation\.Sigmoid",
+    ),
+    "legacy truncated": (
+        lambda p, s: (_save_legacy(s, p), p.write_bytes(p.read_bytes()[:-100])),
+        "not a readable torch checkpoint .*unexpected EOF",
+    ),
+    "compressed": (_compressed, r"weights/data\.pkl is compressed, which torch\.save never does"),
+    "zip that lies": (_lying_zip, r"weights/data\.pkl is compressed"),
+    "large pickle": (
+        lambda p, s: torch.save({"a": "x" * (17 << 20)}, p),
+        r"\d{8} bytes of pickled objects beside the tensors, expected at most 16777216",
+    ),
+    "control characters": (
+        lambda p, s: torch.save(s | {"bert.\x1b[2J\u202e\x07\n": torch.ones(1)}, p),
+        r"unexpected: bert\.\\x1b\[2J\\u202e\\x07\\n",
+    ),
     "attention": (lambda p, s: torch.save(_bert(), p), "those of a BERT with attention"),
     "other tensors": (
         lambda p, s: torch.save({"w": torch.ones(3)}, p),
@@ -165,6 +245,51 @@ def test_refusals(tmp_path: Path, model, name: str) -> None:
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
     assert len(message) < 600
+    assert message.isprintable()
+    for advice in ("weights_only", "add_safe_globals", "trust", "Please"):
+        assert advice not in message
+
+
+def test_zip_bomb_takes_no_memory(tmp_path: Path, model) -> None:
+    _compressed(tmp_path / "a.bin", model.state_dict())
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match="compressed"):
+            load_model(tmp_path / "a.bin")
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+EMBEDDINGS = [f"bert.embeddings.{name}_embeddings.weight" for name in ("position", "token_type")]
+MLP = [f"{FIRST}mlp.{name}.weight" for name in ("wo", "gated_layers")]
+SIZES_FROM = [WORDS, *EMBEDDINGS, *MLP, f"{FILTER}pos_emb.z", f"{FILTER}implicit_filter.0.weight"]
+
+
+@pytest.mark.parametrize("config", [True, False], ids=["config.json", "alone"])
+@pytest.mark.parametrize("name", SIZES_FROM)
+def test_tensors_of_no_size(tmp_path: Path, model, name: str, config: bool) -> None:
+    state = model.state_dict()
+    if config:
+        model.config.save_pretrained(tmp_path)
+    for dim, _ in enumerate(state[name].shape):
+        shape = list(state[name].shape)
+        shape[dim] = 0
+        torch.save(state | {name: torch.empty(shape)}, tmp_path / "a.bin")
+        with pytest.raises(CheckpointError) as caught:
+            load_model(tmp_path / "a.bin")
+        assert "\n" not in str(caught.value)
+
+
+def test_control_characters_of_file_names(tmp_path: Path) -> None:
+    folder = tmp_path / "a\x1b[31m"
+    folder.mkdir()
+    for name in ("b\u202e.pt", "c\x9b.pt"):
+        (folder / name).write_text("x")
+    with pytest.raises(CheckpointError, match=r"a\\x1b\[31m: several .*b\\u202e\.pt, c\\x9b\.pt"):
+        load_model(folder)
+    with pytest.raises(FileNotFoundError, match=r"none\\u202e: no such file"):
+        load_model("none\u202e")
 
 
 def test_large_finite_values_are_no_infinity(tmp_path: Path, model) -> None:
