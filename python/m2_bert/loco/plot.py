@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from m2_bert.loco.report import pool_lengths
+from m2_bert.loco.report import bin_labels, pool_lengths
 from m2_bert.loco.result import EvaluationResult
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def length_figure(results: Sequence[EvaluationResult]) -> Figure:
         ImportError: matplotlib is not installed.
     """
     pooled = [pool_lengths(result) for result in results]
-    labels = list(dict.fromkeys(label for bins in pooled for label in bins))
+    labels = bin_labels(pooled)
     if not labels:
         raise ValueError("nothing to draw: no run has a finished task")
     try:

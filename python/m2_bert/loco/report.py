@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,7 @@ def lengths_grid(results: Sequence[EvaluationResult], *, published: bool = True)
         published: with the rows of Table 22, if a run has a task of LoCoV1.
     """
     pooled = [pool_lengths(result) for result in results]
-    labels = list(dict.fromkeys(label for bins in pooled for label in bins))
+    labels = bin_labels(pooled)
     rows = [
         (result.name, *(_bin(bins.get(label)) for label in labels))
         for result, bins in zip(results, pooled, strict=True)
@@ -116,6 +117,16 @@ def pool_lengths(result: EvaluationResult) -> dict[str, dict[str, float]]:
     for total in pooled.values():
         total["ndcg_at_10"] /= max(1, total["queries"])
     return pooled
+
+
+def bin_labels(pooled: Sequence[Mapping[str, object]]) -> list[str]:
+    """The labels of all bins ("<2K", "2-8K", ">32K"), shortest documents first."""
+
+    def start(label: str) -> float:
+        number = int(re.match(r"\D?(\d+)", label)[1])
+        return 0 if label.startswith("<") else number
+
+    return sorted({label for bins in pooled for label in bins}, key=start)
 
 
 def compare_grid(results: Sequence[EvaluationResult]) -> Grid:

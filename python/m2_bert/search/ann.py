@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,13 +23,22 @@ class ApproximateIndex:
     Args:
         folder: where the graph is kept, as ann-<digest>.faiss; one of other vectors is removed.
         key: tells the vectors apart from those of another state of the index.
-        vectors: arrays (n_i, D), whose rows are numbered through.
+        shape: (n, D) of all vectors. vectors: arrays (n_i, D), whose rows are numbered through;
+            read only if the graph is to be made.
+        progress: called with (rows done, n) while it is made.
 
     Raises:
         ImportError: faiss is not installed.
     """
 
-    def __init__(self, folder: Path, key: str, vectors: Sequence[np.ndarray]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        shape: tuple[int, int],
+        vectors: Iterable[np.ndarray],
+        progress: Callable[[int, int], Any] | None = None,
+    ) -> None:
         try:
             import faiss
         except ImportError:
@@ -37,15 +47,15 @@ class ApproximateIndex:
             ) from None
         digest = hashlib.sha256(f"{key} {NEIGHBOURS} {BUILD_BREADTH}".encode()).hexdigest()[:16]
         path = folder / f"ann-{digest}.faiss"
-        self.count = sum(map(len, vectors))
+        self.count, dimension = shape
         self._graph = self._load(faiss, path)
         if self._graph is None and self.count:
-            self._graph = faiss.IndexHNSWFlat(
-                vectors[0].shape[1], NEIGHBOURS, faiss.METRIC_INNER_PRODUCT
-            )
+            self._graph = faiss.IndexHNSWFlat(dimension, NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
             self._graph.hnsw.efConstruction = BUILD_BREADTH
             for rows in vectors:
                 self._graph.add(np.ascontiguousarray(rows))
+                if progress is not None:
+                    progress(self._graph.ntotal, self.count)
             self._save(faiss, path)
 
     def _load(self, faiss, path: Path):

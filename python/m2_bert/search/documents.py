@@ -42,12 +42,14 @@ class Document:
         path: relative to the folder, "/" between the parts.
         text: what was extracted.
         size: bytes of the file. digest: their SHA-256, in hexadecimal.
+        verbatim: the text is all of the file's, not extracted from it: its lines are the file's.
     """
 
     path: str
     text: str
     size: int
     digest: str
+    verbatim: bool
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,15 @@ def _read_one(
             return Unchanged(path, digest)
         text = extract_text(path, content)
     except UnreadableError as reason:
-        return Skipped(path, str(reason))
-    return Document(path, text, len(content), digest)
+        return Skipped(path, str(reason), reason.transient)
+    return Document(path, text, len(content), digest, _kind(path, content) == "text")
+
+
+def _kind(path: str, content: bytes) -> str:
+    extension = os.path.splitext(path)[1].lower()
+    if content.startswith(b"%PDF-") or extension == ".pdf":
+        return "pdf"
+    return "html" if extension in {".html", ".htm", ".xhtml"} else "text"
 
 
 def extract_text(path: str, content: bytes) -> str:
@@ -128,12 +137,12 @@ def extract_text(path: str, content: bytes) -> str:
     Raises:
         UnreadableError: empty, binary, in another encoding, or a broken HTML or PDF file.
     """
-    extension = os.path.splitext(path)[1].lower()
     if not content:
         raise UnreadableError("empty")
-    if content.startswith(b"%PDF-") or extension == ".pdf":
+    kind = _kind(path, content)
+    if kind == "pdf":
         text = _pdf_text(content)
-    elif extension in {".html", ".htm", ".xhtml"}:
+    elif kind == "html":
         text = _html_text(_decode(content, _declared_encoding(content)))
     else:
         text = _decode(content)
@@ -164,7 +173,8 @@ _BLOCKS = re.compile(
     "footer|form|h[1-6r]|head(er)?|html|legend|li|main|nav|ol|option|p|pre|section|summary|"
     "t(able|[dhr]|itle)|ul"
 )
-_DROPPED = frozenset({"script", "style", "template", "noscript", "svg"})
+_CODE = frozenset({"script", "style"})
+_DROPPED = frozenset({"template", "noscript", "svg"})
 
 
 def _declared_encoding(content: bytes) -> str:
@@ -182,17 +192,23 @@ def _declared_encoding(content: bytes) -> str:
 
 
 class _TextOfHtml(HTMLParser):
-    """Collects visible text: a line break at block elements, nothing of `_DROPPED`."""
+    """Collects visible text: a line break at block elements, nothing of `_CODE` and `_DROPPED`.
+
+    One of `_DROPPED` that is never closed is shown: what follows is most likely the page.
+    """
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.parts: list[str] = []
-        self.dropped, self.depth = "", 0  # the element whose content is not shown
+        self.dropped, self.depth = "", 0  # the element whose content is removed at its end
+        self.before = 0  # parts before it
+        self.code = False
         self.preformatted = 0
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.code = tag in _CODE
         if tag in _DROPPED and not self.dropped:
-            self.dropped = tag
+            self.dropped, self.before = tag, len(self.parts)
         self.depth += tag == self.dropped
         self.preformatted += tag == "pre"
         self._break(tag)
@@ -201,14 +217,17 @@ class _TextOfHtml(HTMLParser):
         self._break(tag)
 
     def handle_endtag(self, tag: str) -> None:
+        self.code = False
         if tag == self.dropped:
             self.depth -= 1
-            self.dropped = tag if self.depth else ""
+            if not self.depth:
+                self.dropped = ""
+                self.parts[self.before :] = [x for x in self.parts[self.before :] if x == "\n"]
         self.preformatted = max(0, self.preformatted - (tag == "pre"))
         self._break(tag)
 
     def handle_data(self, data: str) -> None:
-        if self.dropped:
+        if self.code:
             return
         if not self.preformatted:
             data = re.sub(r"\s+", " ", data)

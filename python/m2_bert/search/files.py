@@ -19,18 +19,29 @@ SKIPPED_FOLDERS = frozenset({".git", "__pycache__", "node_modules"})
 # https://bford.info/cachedir: tools mark what they can make again, search indexes included.
 CACHE_TAG = "CACHEDIR.TAG"
 CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
+BAD_NAME = "a name with control characters or not UTF-8: rename it"
+JOINERS = "\u200c\u200d"  # of Persian words and of emoji: format characters that forge nothing
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file or folder left out, and why, in a few words with the remedy where there is one."""
+    """A file or folder left out, and why, in a few words with the remedy where there is one.
+
+    Args:
+        transient: it may be readable another time (no permission, a failing disk or network).
+    """
 
     path: str
     reason: str
+    transient: bool = False
 
 
 class UnreadableError(Exception):
     """A file that gives no text; the message is the reason shown for it."""
+
+    def __init__(self, reason: str, transient: bool = False) -> None:
+        super().__init__(reason)
+        self.transient = transient
 
 
 def list_files(
@@ -47,14 +58,16 @@ def list_files(
         path = pending.pop()
         entry = root / path
         if not path or _is_folder(entry):
-            found, error = _scan(entry)
-            if error:
-                yield Skipped(printable(path or "."), error)
+            try:
+                found = os.listdir(entry)
+            except OSError as error:
+                found, why = [], f"the folder cannot be read: {_why(error)}"
+                yield Skipped(printable(path or "."), why, _is_transient(error))
             names = [name for name in found if _wanted(entry, name, hidden, excluded)]
             prefix = f"{path}/" if path else ""
             pending += [prefix + name for name in sorted(names, reverse=True)]
         elif path != printable(path):
-            yield Skipped(printable(path), "a name with control characters or not UTF-8: rename it")
+            yield Skipped(printable(path), BAD_NAME)
         elif os.path.islink(entry) and os.path.isdir(entry):
             yield Skipped(path, "a link to a folder, not followed")
         else:
@@ -66,14 +79,6 @@ def _is_folder(entry: Path) -> bool:
         return stat.S_ISDIR(os.lstat(entry).st_mode)
     except OSError:
         return False
-
-
-def _scan(folder: Path) -> tuple[list[str], str]:
-    """Names in a folder, or why there are none."""
-    try:
-        return os.listdir(folder), ""
-    except OSError as error:
-        return [], f"the folder cannot be read: {_why(error)}"
 
 
 def _wanted(folder: Path, name: str, hidden: bool, excluded: Collection[Path]) -> bool:
@@ -109,7 +114,7 @@ def read_file(root: Path, path: str, max_bytes: int) -> bytes:
             raise UnreadableError("it lies outside the folder")
         return _read(Path(real), max_bytes)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise UnreadableError(_why(error)) from None
+        raise UnreadableError(_why(error), _is_transient(error)) from None
 
 
 def _read(path: Path, max_bytes: int) -> bytes:
@@ -123,18 +128,33 @@ def _read(path: Path, max_bytes: int) -> bytes:
         content = b"" if status.st_size > max_bytes else file.read(max_bytes + 1)
     if max(status.st_size, len(content)) > max_bytes:
         size = max(status.st_size, len(content)) / 1e6
-        raise UnreadableError(f"too large: {size:.1f} MB, the limit is {max_bytes / 1e6:.1f} MB")
+        limit = f"the limit is {max_bytes / 1e6:.1f} MB: raise max_bytes (--max-bytes)"
+        raise UnreadableError(f"too large: {size:.1f} MB, {limit}")
     return content
 
 
 def printable(path: str) -> str:
-    """The path with bytes that are not UTF-8 and control characters, which could forge a
-    terminal's output, written as escapes; the same path if there are none.
+    """The path with bytes that are not UTF-8, and characters that could forge a terminal's output
+    (control, direction of writing), written as escapes; the same path if there are none.
     """
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    control = {"Cc", "Zl", "Zp"}
+    return _escaped(os.fsencode(path).decode("utf-8", "backslashreplace"))
+
+
+def check_utf8(name: str, path: Path) -> None:
+    """Raise ValueError if an argument's path is not UTF-8: safetensors cannot open such files."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = printable(str(path))
+        raise ValueError(f"{name}: got '{shown}', a path that is not UTF-8: rename it") from None
+
+
+def _escaped(text: str) -> str:
+    forging = {"Cc", "Cf", "Zl", "Zp"}
     return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) in control else c
+        c.encode("unicode_escape").decode()
+        if unicodedata.category(c) in forging and c not in JOINERS
+        else c
         for c in text
     )
 
@@ -150,6 +170,11 @@ def _why(error: OSError | ValueError) -> str:
     return kinds.get(number) or getattr(error, "strerror", None) or str(error)
 
 
+def _is_transient(error: OSError | ValueError) -> bool:
+    gone = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG}
+    return isinstance(error, OSError) and error.errno not in gone
+
+
 def one_line(error: BaseException) -> str:
-    """Kind and message of an error on one line of at most 120 characters."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:120]
+    """Kind and message of an error on one line of at most 120 characters, escaped as a path is."""
+    return _escaped(" ".join(f"{type(error).__name__}: {error}".split()))[:120]

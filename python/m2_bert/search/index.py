@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -12,10 +13,11 @@ from typing import Any
 from m2_bert.embedder import Embedder
 from m2_bert.search.disk import locked
 from m2_bert.search.documents import MAX_BYTES, Document, Unchanged, check_root, read_documents
-from m2_bert.search.files import Skipped, list_files
+from m2_bert.search.files import BAD_NAME, Skipped, check_utf8, list_files, printable
 from m2_bert.search.passages import PASSAGE_CHARACTERS
 from m2_bert.search.store import (
     MANIFEST,
+    REBUILD,
     Manifest,
     Settings,
     check_ours,
@@ -28,7 +30,9 @@ from m2_bert.search.writer import IndexWriter
 
 SHARD_DOCUMENTS = 1024
 SHARD_SECONDS = 60.0
-SLICE_TOKENS = 65_536  # given to the embedder at once: several of its batches
+# What is given to the embedder at once, and lost by an interruption: about SLICE_SECONDS of work.
+SLICE_SECONDS = 2.0
+SMALLEST_SLICE_TOKENS, SLICE_TOKENS = 2048, 65_536
 SLICE_DOCUMENTS = 256
 
 
@@ -53,8 +57,9 @@ class IndexReport:
     Args:
         documents, spans: in the index now.
         embedded, unchanged, forgotten: documents that were new or changed, that were in the index
-            already, and that are no longer there (deleted, or unreadable now).
-        skipped: files without text, with the reasons.
+            already, and that are no longer there (deleted, or without text now).
+        skipped: files without text, with the reasons. Of those that are `transient`, what the index
+            held is kept.
         tokens, cut_documents, cut_tokens: of the documents embedded now; `tokens` is uncut.
         damaged: messages about shards that could not be read, whose documents were embedded anew.
         seconds: wall time.
@@ -91,19 +96,22 @@ def build_index(
     """Make or update the index of a folder, or continue an interrupted run.
 
     Files whose content the index knows are not embedded again; documents that are gone are
-    forgotten at the end. Whatever stops the run, the shards finished by then are kept.
+    forgotten at the end, those that cannot be read for now are not. Whatever stops the run, what it
+    has embedded is kept; short of a kill also what is not yet in a shard.
 
     Args:
         root: the folder of documents, or a single file. out: the folder of the index.
         model_name: what `embedder` was made of, so that a search can make it again.
-        paths: these files of `root` alone.
-        rebuild: embed everything anew; for another model or other settings.
+        paths: these files of `root` alone; what the index holds of others stays, unless `rebuild`.
+        rebuild: embed everything anew; for another model or other settings. The old index counts
+            until the new one is complete; a rebuild after an interrupted one continues it.
         hidden, max_bytes: see `read_documents`. passage_characters: see `split_passages`.
         shard_documents, shard_seconds: a shard is finished after so many documents or so long.
         progress: called after each file and each step of the embedder.
 
     Raises:
-        ValueError: the index has another model, settings or folder, or index.json is damaged.
+        ValueError: the index has another model, settings or folder, index.json is damaged, none of
+            its documents is left (unless `rebuild`), or a path is not UTF-8.
         FileNotFoundError, NotADirectoryError, FileExistsError: `root` or `out` is not what it
             should be. BlockingIOError: another process writes the index. OSError: no permission,
             disk full.
@@ -112,26 +120,31 @@ def build_index(
     root, out = Path(os.path.abspath(root)), Path(os.path.abspath(out))
     if root.is_file():
         root, paths = root.parent, [root.name]
+    check_utf8("root", root.resolve())
+    check_utf8("out", out)
     check_root(root)
     if root.resolve() == out.resolve():
         raise ValueError(f"out: got the folder of documents, {out}: choose a folder of its own")
     check_ours(out)
     settings = Settings.of(embedder, model_name, passage_characters)
     with locked(out):
-        manifest = _prepare(out, Manifest(settings, str(root.resolve())), rebuild)
+        manifest, file = _prepare(out, Manifest(settings, str(root.resolve())), rebuild)
         entries = _entries(root, paths, hidden, out)
         names = [entry for entry in entries if isinstance(entry, str)]
-        writer = IndexWriter(out, manifest, shard_documents, shard_seconds)
+        writer = IndexWriter(out, manifest, file, shard_documents, shard_seconds)
         run = _Run(embedder, writer, len(names), progress)
-        run.skipped += [entry for entry in entries if isinstance(entry, Skipped)]
+        for entry in entries:
+            if isinstance(entry, Skipped):
+                run.skip(entry)
         try:
             for found in read_documents(root, names, known=writer.known, max_bytes=max_bytes):
                 run.take(found)
             run.embed_slice()
-        except KeyboardInterrupt:
-            writer.flush()
+        except BaseException:
+            with contextlib.suppress(OSError):  # what stopped the run is the error to show
+                writer.flush()
             raise
-        forgotten = writer.finish()
+        forgotten = writer.finish(None if paths is None else names)
     return run.report(forgotten, time.perf_counter() - started)
 
 
@@ -141,21 +154,34 @@ def _entries(
     if paths is None:
         return list(list_files(root, hidden=hidden, excluded={out.resolve()}))
     relative = (os.path.relpath(os.path.join(root, path), root) for path in paths)
-    return list(dict.fromkeys(path.replace(os.sep, "/") for path in relative))
+    names = dict.fromkeys(path.replace(os.sep, "/") for path in relative)
+    return [x if x == printable(x) else Skipped(printable(x), BAD_NAME) for x in names]
 
 
-def _prepare(out: Path, wanted: Manifest, rebuild: bool) -> Manifest:
-    """The manifest to continue from, in a folder rid of leftovers."""
-    if rebuild or not (out / MANIFEST).exists():
-        manifest = wanted
-        create(out, manifest)
+def _prepare(out: Path, wanted: Manifest, rebuild: bool) -> tuple[Manifest, str]:
+    """The manifest to continue from and its file, in a folder rid of leftovers."""
+    if not (out / MANIFEST).exists():
+        create(out, wanted)
+        manifest, file = wanted, MANIFEST
+    elif rebuild:
+        file = REBUILD
+        try:
+            manifest = _continued(out, file, wanted)
+        except (FileNotFoundError, ValueError):  # no interrupted rebuild, or one of other settings
+            create(out, wanted, file)
+            manifest = wanted
     else:
-        manifest = read_manifest(out)
-        _check_same(out, manifest, wanted)
-        # Equal weights may come under another name, and the folder may have moved.
-        manifest = replace(manifest, settings=wanted.settings, root=wanted.root)
-    remove_leftovers(out, manifest)
-    return manifest
+        manifest, file = _continued(out, MANIFEST, wanted), MANIFEST
+        (out / REBUILD).unlink(missing_ok=True)
+    remove_leftovers(out)
+    return manifest, file
+
+
+def _continued(out: Path, file: str, wanted: Manifest) -> Manifest:
+    manifest = read_manifest(out, file)
+    _check_same(out, manifest, wanted)
+    # Equal weights may come under another name, and the folder may have moved.
+    return replace(manifest, settings=wanted.settings, root=wanted.root)
 
 
 def _check_same(out: Path, found: Manifest, wanted: Manifest) -> None:
@@ -186,11 +212,12 @@ class _Run:
         self.skipped: list[Skipped] = []
         self.files = self.unchanged = self.embedded = 0
         self.slice_tokens = self.tokens = self.cut_documents = self.cut_tokens = 0
+        self.slice_limit = SMALLEST_SLICE_TOKENS
 
     def take(self, found: Document | Unchanged | Skipped) -> None:
         self.files += 1
         if isinstance(found, Skipped):
-            self.skipped.append(found)
+            self.skip(found)
         elif isinstance(found, Unchanged):
             self.unchanged += 1
             self.writer.keep(found.path)
@@ -198,9 +225,14 @@ class _Run:
             self.slice.append(found)
             self.slice_tokens += self._cost(found)
             most = min(SLICE_DOCUMENTS, self.writer.shard_documents)
-            if self.slice_tokens >= SLICE_TOKENS or len(self.slice) >= most:
+            if self.slice_tokens >= self.slice_limit or len(self.slice) >= most:
                 self.embed_slice()
         self._tell(waiting=len(self.slice))
+
+    def skip(self, found: Skipped) -> None:
+        self.skipped.append(found)
+        if found.transient:
+            self.writer.keep_unreachable(found.path)
 
     def _cost(self, document: Document) -> int:
         """About how many tokens the model will read, padding included."""
@@ -212,13 +244,17 @@ class _Run:
         return max(tokens, longest) if settings.padding == "max_length" else tokens
 
     def embed_slice(self) -> None:
-        documents, self.slice, self.slice_tokens = self.slice, [], 0
+        documents, self.slice = self.slice, []
+        tokens, self.slice_tokens = self.slice_tokens, 0
+        started = time.monotonic()
         passage_characters = self.writer.manifest.settings.passage_characters
 
         def tell_part(tokens: int, total: int) -> None:
             self._tell(waiting=len(documents) * (1 - tokens / max(total, 1)))
 
         results = embed(self.embedder, documents, passage_characters, tell_part)
+        speed = tokens / max(time.monotonic() - started, 1e-3)
+        self.slice_limit = min(max(SMALLEST_SLICE_TOKENS, speed * SLICE_SECONDS), SLICE_TOKENS)
         done = [result for result in results if isinstance(result, Embedded)]
         self.skipped += [result for result in results if isinstance(result, Skipped)]
         self.embedded += len(done)

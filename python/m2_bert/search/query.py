@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -13,42 +12,18 @@ import numpy as np
 from m2_bert.checkpoint import fingerprint
 from m2_bert.embedder import Embedder
 from m2_bert.search.ann import ApproximateIndex
-from m2_bert.search.documents import read_document
-from m2_bert.search.files import Skipped
-from m2_bert.search.store import Manifest, OpenShard, Record, open_shard, read_manifest
+from m2_bert.search.files import check_utf8
+from m2_bert.search.hits import Hit, read_again
+from m2_bert.search.shards import DamagedShardError, OpenShard, open_shard
+from m2_bert.search.store import Manifest, read_manifest
 from m2_bert.search.vectors import unit
 
 ENGINES = ("exact", "faiss")
 # Above the float32 rounding of a dot product of unit vectors: what is this close to the last of the
 # top k is scored again in float64, so that neither shards nor blocking decide between equals.
 MARGIN = 1e-5
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One document found.
-
-    Args:
-        rank: from 1. score: cosine of the query and the document's embedding.
-        path: relative to the index's `root`.
-        span: characters (start, end) of the best passage in the document's text, None if the
-            document has none. span_score: its cosine with the query.
-        line: line of the text the span starts in, from 1. snippet: the passage. Both None if the
-            file cannot be read as it was when it was indexed; `note` then says why.
-    """
-
-    rank: int
-    score: float
-    path: str
-    span: tuple[int, int] | None
-    span_score: float | None
-    line: int | None
-    snippet: str | None
-    note: str | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """What json.dumps takes."""
-        return asdict(self)
+LARGEST_COSINE = 1.01  # of unit vectors rounded to float16; beyond it, a vector is damaged
+BLOCK = 1024  # rows added to a graph between two calls of `progress`
 
 
 class SearchIndex:
@@ -60,7 +35,12 @@ class SearchIndex:
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, shards: Sequence[OpenShard], engine: str
+        self,
+        folder: Path,
+        manifest: Manifest,
+        shards: Sequence[OpenShard],
+        engine: str,
+        progress: Callable[[int, int], Any] | None = None,
     ) -> None:
         self.folder = folder
         self.settings = manifest.settings
@@ -79,16 +59,25 @@ class SearchIndex:
         self._embedder: Embedder | None = None
         self._ann: ApproximateIndex | None = None
         if engine == "faiss":
-            key = "".join(shard.records_sha256 for shard in manifest.shards)
-            self._ann = ApproximateIndex(folder, f"{self.settings.fingerprint}{key}", self._live())
+            # The records decide which of the vectors count.
+            key = "".join(shard.vectors_sha256 + shard.records_sha256 for shard in manifest.shards)
+            shape = (len(self), self.settings.dimension)
+            self._ann = ApproximateIndex(folder, key, shape, self._live(), progress)
 
     @classmethod
-    def open(cls, path: str | os.PathLike, engine: str = "exact") -> SearchIndex:
+    def open(
+        cls,
+        path: str | os.PathLike,
+        engine: str = "exact",
+        progress: Callable[[int, int], Any] | None = None,
+    ) -> SearchIndex:
         """Open the index in a folder.
 
         Args:
             engine: "exact", or "faiss" for an approximate index (HNSW), which is made at the first
-                opening after a change and kept in the folder.
+                opening after a change (minutes for tens of thousands of documents) and kept in
+                the folder.
+            progress: called with (documents done, documents in all) while that is made.
 
         Raises:
             FileNotFoundError: there is no index. ValueError: a file of it is damaged, or `engine`
@@ -97,12 +86,13 @@ class SearchIndex:
         if engine not in ENGINES:
             raise ValueError(f"engine: got {engine!r}, expected {' or '.join(map(repr, ENGINES))}")
         folder = Path(path)
+        check_utf8("path", folder)
         while True:
             manifest = read_manifest(folder)
             dimension = manifest.settings.dimension
             try:
                 shards = [open_shard(folder, shard, dimension) for shard in manifest.shards]
-                return cls(folder, manifest, shards, engine)
+                return cls(folder, manifest, shards, engine, progress)
             except ValueError:
                 # A run that ended meanwhile may have merged the shards.
                 if read_manifest(folder) == manifest:
@@ -114,13 +104,15 @@ class SearchIndex:
     def open_embedder(self, **options: Any) -> Embedder:
         """The model that made the index, with its settings; `options` as Embedder's.
 
+        `model` among them is where the model lies now, if it was moved.
+
         Raises:
             ValueError: the model is not the one it was. And what loading it raises.
         """
         settings = self.settings
         found = Embedder(
-            settings.model,
             **{
+                "model": settings.model,
                 "max_length": settings.max_length,
                 "long_documents": settings.long_documents,
                 "dtype": settings.dtype,
@@ -150,7 +142,8 @@ class SearchIndex:
             embedder: the model; None opens the one the index names, and keeps it.
 
         Raises:
-            ValueError: an empty query, top_k below 1, or a model that did not make the index.
+            ValueError: an empty query, top_k below 1, a model that did not make the index, or
+                damaged vectors in it.
         """
         queries = [query] if isinstance(query, str) else list(query)
         for text in queries:
@@ -175,7 +168,8 @@ class SearchIndex:
             snippets: read the passages from the files; else `line` and `snippet` are None.
 
         Raises:
-            ValueError: the shape is not (Q, D), a number is not finite, or top_k is below 1.
+            ValueError: the shape is not (Q, D), a number is not finite, top_k is below 1, or
+                vectors of the index are damaged.
         """
         _check_top_k(top_k)
         vectors = np.asarray(vectors)
@@ -205,7 +199,7 @@ class SearchIndex:
         for number, (shard, live) in enumerate(zip(self._shards, self._rows, strict=True)):
             rows = np.flatnonzero(live)
             of_shard = np.stack([np.full(len(rows), number), rows], axis=1)
-            products = queries @ shard.embeddings.T  # (Q, n)
+            products = _cosines(shard, queries @ shard.embeddings.T)  # (Q, n)
             for i, product in enumerate(products):
                 values = np.concatenate([scores[i], product[rows]])
                 both = np.concatenate([places[i], of_shard])
@@ -223,9 +217,12 @@ class SearchIndex:
         ]
         return [[places[i] for i in ids] for ids in self._ann.nearest(queries, top_k)]
 
-    def _live(self) -> list[np.ndarray]:
-        pairs = zip(self._shards, self._rows, strict=True)
-        return [shard.embeddings[rows] for shard, rows in pairs]
+    def _live(self) -> Iterator[np.ndarray]:
+        """The vectors that count, in blocks (at most BLOCK, D)."""
+        for shard, live in zip(self._shards, self._rows, strict=True):
+            for start in range(0, len(live), BLOCK):
+                part = slice(start, start + BLOCK)
+                yield _cosines(shard, shard.embeddings[part][live[part]])
 
     def _ranked(
         self, query: np.ndarray, places: Sequence[tuple[int, int]], top_k: int
@@ -234,7 +231,8 @@ class SearchIndex:
         scored = []
         for number, row in places:
             shard = self._shards[number]
-            score = float(np.sum(shard.embeddings[row].astype(np.float64) * query))
+            product = np.sum(shard.embeddings[row].astype(np.float64) * query)
+            score = float(_cosines(shard, product))
             scored.append((-score, shard.records[row].path, number, row))
         return [(-score, number, row) for score, _, number, row in sorted(scored)[:top_k]]
 
@@ -247,27 +245,17 @@ class SearchIndex:
         record = shard.records[row]
         span = span_score = line = snippet = note = None
         if record.spans:
-            scores = shard.spans_of(row).astype(np.float32) @ query
+            scores = _cosines(shard, shard.spans_of(row).astype(np.float32) @ query)
             best = int(scores.argmax())
             span, span_score = record.spans[best], float(scores[best])
         if snippets:
-            text, note = self._read(record)
-            if text is not None and span is not None:
-                line = text.count("\n", 0, span[0]) + 1
-                snippet = text[span[0] : span[1]]
+            found = read_again(self.root, record)
+            if isinstance(found, str):
+                note = found
+            elif span is not None:
+                snippet = found.text[span[0] : span[1]]
+                line = found.text.count("\n", 0, span[0]) + 1 if found.verbatim else None
         return Hit(rank, score, record.path, span, span_score, line, snippet, note)
-
-    def _read(self, record: Record) -> tuple[str | None, str | None]:
-        """The text of a document, or why it cannot be shown."""
-        found = read_document(self.root, record.path, max_bytes=record.size)
-        changed = "the file has changed since it was indexed: run `m2-bert index` again"
-        if isinstance(found, Skipped):
-            return None, changed if found.reason.startswith("too large") else found.reason
-        if found.digest != record.sha256:
-            return None, changed
-        if len(found.text) != record.characters:
-            return None, "its text is extracted otherwise now: index it again with --rebuild"
-        return found.text, None
 
     def _check(self, embedder: Embedder) -> None:
         """Whether the model made the index; once for each, as it reads all the weights."""
@@ -281,6 +269,14 @@ class SearchIndex:
                 "--rebuild"
             )
         self._embedder = embedder
+
+
+def _cosines(shard: OpenShard, values: np.ndarray) -> np.ndarray:
+    """The values, if they can be cosines, or coordinates, of unit vectors; NaN cannot."""
+    for value in (values.max(initial=0), values.min(initial=0)):
+        if not abs(value) <= LARGEST_COSINE:
+            raise DamagedShardError(shard.path, f"a cosine of {value}")
+    return values
 
 
 def _check_top_k(top_k: int) -> None:

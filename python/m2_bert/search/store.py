@@ -1,6 +1,8 @@
 """The folder of a search index.
 
     index.json           format and version, settings, the documents' folder, and the list of shards
+                         with the SHA-256 of their files
+    rebuild.json         the same of a rebuild that is at work or was interrupted
     shard-00000.safetensors
         embeddings       (n, D) float32, unit length: one row a document
         spans            (m, D) float16, unit length: the passages of the first document, then ...
@@ -12,37 +14,29 @@
 
 Only index.json decides what belongs to the index, and it is replaced in one step after the files it
 names are on disk: whenever a run is killed, the index is that of the last finished shard, and what
-else lies there is removed by the next run. Files of a shard are never changed. Where two shards
-hold the same path, the later one counts.
+else lies there is removed by the next run. A rebuild names its shards in rebuild.json, which the
+next rebuild with the same settings continues, and replaces index.json at its end only: until then
+the index is the old one. Files of a shard are never changed. Where two shards hold the same path,
+the later one counts.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from m2_bert.checkpoint import fingerprint
 from m2_bert.embedder import Embedder
 from m2_bert.search.disk import LOCK, TEMPORARY, write_atomically
 from m2_bert.search.files import CACHE_SIGNATURE, CACHE_TAG, one_line
+from m2_bert.search.shards import SHARD_NAME, Shard, checked_fields
 
-FORMAT, VERSION = "m2_bert search index", 1
-MANIFEST = "index.json"
-_SHARD_NAME = re.compile(r"shard-(\d{5,})")
-
-
-class DamagedShardError(ValueError):
-    """A shard that cannot be read; the message names the file and the remedy."""
+FORMAT, VERSION = "m2_bert search index", 2  # 1 had no SHA-256 of the vectors
+MANIFEST, REBUILD = "index.json", "rebuild.json"
+TAG = CACHE_SIGNATURE + b"\n# A search index of m2_bert; it can be made again.\n"
 
 
 @dataclass(frozen=True)
@@ -79,29 +73,6 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Record:
-    """One document of a shard; see the module's docstring."""
-
-    path: str
-    size: int
-    sha256: str
-    characters: int
-    tokens: int
-    cut_tokens: int
-    spans: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Name, document and span counts, and SHA-256 of the .jsonl file."""
-
-    name: str
-    documents: int
-    spans: int
-    records_sha256: str
-
-
-@dataclass(frozen=True)
 class Manifest:
     """The content of index.json; `complete` is False while a run is at work or was interrupted."""
 
@@ -111,142 +82,78 @@ class Manifest:
     complete: bool = False
 
 
-@dataclass(frozen=True)
-class OpenShard:
-    """A shard in memory-mapped arrays.
-
-    Args:
-        records: n documents. embeddings: (n, D) float32. spans: (m, D) float16.
-        first_span: (n + 1,) the rows of document i are first_span[i] to first_span[i + 1].
-    """
-
-    records: tuple[Record, ...]
-    embeddings: np.ndarray
-    spans: np.ndarray
-    first_span: np.ndarray
-
-    def spans_of(self, row: int) -> np.ndarray:
-        return self.spans[self.first_span[row] : self.first_span[row + 1]]
-
-
-# ---- Reading -------------------------------------------------------------------------------------
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Read index.json.
+def read_manifest(folder: Path, file: str = MANIFEST) -> Manifest:
+    """Read index.json, or rebuild.json.
 
     Raises:
-        FileNotFoundError: there is none. ValueError: it is damaged or of another version.
+        FileNotFoundError: there is none. ValueError: it is damaged, of another version, or not of
+            a search index.
     """
-    path = folder / MANIFEST
-    try:
-        content = json.loads(path.read_bytes())
-        if content["format"] != FORMAT or content["version"] != VERSION:
-            found = f"{content['format']!r}, version {content['version']!r}"
-            raise ValueError(f"got {found}, expected {FORMAT!r}, version {VERSION}")
-        shards = tuple(_make(Shard, shard) for shard in content["shards"])
-        for shard in shards:
-            if not _SHARD_NAME.fullmatch(shard.name):
-                raise ValueError(f"shard name {shard.name!r}")
-        settings = _make(Settings, content["settings"])
-        return Manifest(settings, str(content["root"]), shards, bool(content["complete"]))
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(
-            f"{folder} holds no search index (no {MANIFEST}): "
-            f"make one with `m2-bert index FOLDER --out {folder}`"
-        ) from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is damaged or not ours ({one_line(error)}): index again with --rebuild"
-        ) from None
-
-
-def open_shard(folder: Path, shard: Shard, dimension: int) -> OpenShard:
-    """Map a shard's arrays and read its records.
-
-    Raises:
-        DamagedShardError: a file is missing, cut short, or does not fit the other.
-    """
-    path = folder / f"{shard.name}.jsonl"
+    path = folder / file
     try:
         content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != shard.records_sha256:
-            raise ValueError("its SHA-256 is not the one in index.json")
-        records = tuple(_record(json.loads(line)) for line in content.splitlines())
-        path = folder / f"{shard.name}.safetensors"
-        # The torch framework maps tensors in place; numpy's would copy them.
-        with safe_open(path, framework="pt") as file:
-            embeddings, spans = (file.get_tensor(name).numpy() for name in ("embeddings", "spans"))
-        counts = [len(record.spans) for record in records]
-        expected = [(shard.documents, dimension), (shard.spans, dimension), np.float32, np.float16]
-        found = [embeddings.shape, spans.shape, embeddings.dtype, spans.dtype]
-        if found != expected or [len(records), sum(counts)] != [shard.documents, shard.spans]:
-            raise ValueError(f"got {found}, expected {expected}")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
-        raise DamagedShardError(
-            f"{path} is damaged or missing ({one_line(error)}): run `m2-bert index` again, "
-            "which embeds the documents of this shard anew"
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(
+            f"{folder} holds no search index (no {file}): "
+            f"make one with `m2-bert index FOLDER --out {folder}`"
         ) from None
-    return OpenShard(records, embeddings, spans, np.cumsum([0, *counts]))
+    if not _is_ours(folder):
+        raise ValueError(f"{path} is not of a search index of m2_bert: choose another folder")
+    try:
+        manifest = json.loads(content)
+        version = manifest["version"]
+        if version == VERSION:
+            return _manifest(manifest)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged ({one_line(error)}): index again with --rebuild"
+        ) from None
+    raise ValueError(
+        f"{path} is of format version {version!r}, expected {VERSION}: index again with --rebuild"
+    )
 
 
-def _make(kind: type, content: dict[str, Any]) -> Any:
-    """A dataclass of exactly these fields, whose types (str, int) are checked."""
-    made = kind(**content)
-    for field in fields(kind):
-        if type(content[field.name]).__name__ != field.type:
-            raise TypeError(f"{field.name}: got {content[field.name]!r}, expected {field.type}")
-    return made
+def _manifest(content: dict[str, Any]) -> Manifest:
+    shards = tuple(checked_fields(Shard, shard) for shard in content["shards"])
+    for shard in shards:
+        if not SHARD_NAME.fullmatch(shard.name):
+            raise ValueError(f"shard name {shard.name!r}")
+    settings = checked_fields(Settings, content["settings"])
+    return Manifest(settings, str(content["root"]), shards, bool(content["complete"]))
 
 
-def _record(line: dict[str, Any]) -> Record:
-    spans = tuple((int(start), int(end)) for start, end in line["spans"])
-    return Record(**{**line, "spans": spans})
+def _is_ours(folder: Path) -> bool:
+    """Whether index.json has our format; where it is damaged, whether our tag lies beside it."""
+    try:
+        content = json.loads((folder / MANIFEST).read_bytes())
+    except (ValueError, RecursionError):
+        content = None
+    except (FileNotFoundError, IsADirectoryError):
+        return False
+    if isinstance(content, dict):
+        return content.get("format") == FORMAT
+    tag = folder / CACHE_TAG
+    return tag.is_file() and tag.read_bytes() == TAG
 
 
-# ---- Writing -------------------------------------------------------------------------------------
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: Manifest, file: str = MANIFEST) -> None:
     """Replace index.json: the moment at which a change of the index takes effect."""
     content = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
-    write_atomically(folder / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
+    write_atomically(folder / file, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def write_shard(
-    folder: Path,
-    number: int,
-    records: Sequence[Record],
-    embeddings: Sequence[np.ndarray],
-    spans: Sequence[np.ndarray],
-) -> Shard:
-    """Write both files of a shard; it counts once a manifest names it.
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files, and shards that neither manifest mentions.
 
-    Args:
-        embeddings: n of (D,). spans: n of (m_i, D).
+    An index.json of another version counts too, and what a damaged one still names.
     """
-    name = f"shard-{number:05d}"
-    lines = "".join(json.dumps(asdict(record)) + "\n" for record in records).encode()
-    arrays = {
-        "embeddings": np.stack(embeddings).astype(np.float32),
-        "spans": np.concatenate(spans).astype(np.float16),
-    }
-    write_atomically(folder / f"{name}.safetensors", save(arrays))
-    write_atomically(folder / f"{name}.jsonl", lines)
-    return Shard(name, len(records), len(arrays["spans"]), hashlib.sha256(lines).hexdigest())
-
-
-def next_number(manifest: Manifest) -> int:
-    """The number after the last shard's."""
-    numbers = [int(_SHARD_NAME.fullmatch(shard.name)[1]) for shard in manifest.shards]
-    return max(numbers, default=-1) + 1
-
-
-def remove_leftovers(folder: Path, manifest: Manifest) -> None:
-    """Remove temporary files, and shards that the manifest does not name."""
-    named = {shard.name for shard in manifest.shards}
+    named: set[str] = set()
+    for file in (MANIFEST, REBUILD):
+        if (folder / file).exists():
+            content = (folder / file).read_bytes().decode("utf-8", "replace")
+            named |= {match[0] for match in SHARD_NAME.finditer(content)}
     for path in folder.iterdir():
-        forgotten = _SHARD_NAME.fullmatch(path.stem) and path.stem not in named
+        forgotten = SHARD_NAME.fullmatch(path.stem) and path.stem not in named
         if path.name.startswith(TEMPORARY) or (
             forgotten and path.suffix in {".safetensors", ".jsonl"}
         ):
@@ -264,14 +171,13 @@ def check_ours(folder: Path) -> None:
     if not folder.is_dir():
         raise FileExistsError(f"{folder} is not a folder: choose another --out")
     names = {name for name in os.listdir(folder) if not name.startswith(TEMPORARY)}
-    if MANIFEST not in names and names - {LOCK, CACHE_TAG}:
+    if names - {LOCK, CACHE_TAG} and not _is_ours(folder):
         raise FileExistsError(
             f"{folder} is not empty and holds no search index: choose another --out"
         )
 
 
-def create(folder: Path, manifest: Manifest) -> None:
-    """Start an index, or start it anew: the old shards no longer count."""
-    tag = CACHE_SIGNATURE + b"\n# A search index of m2_bert; it can be made again.\n"
-    write_atomically(folder / CACHE_TAG, tag)
-    write_manifest(folder, replace(manifest, shards=(), complete=False))
+def create(folder: Path, manifest: Manifest, file: str = MANIFEST) -> None:
+    """Start an index, or a rebuild of one, without shards."""
+    write_atomically(folder / CACHE_TAG, TAG)
+    write_manifest(folder, replace(manifest, shards=(), complete=False), file)

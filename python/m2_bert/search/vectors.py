@@ -13,7 +13,7 @@ from m2_bert.embedder import Embedder, TruncationWarning
 from m2_bert.search.documents import Document
 from m2_bert.search.files import Skipped, one_line
 from m2_bert.search.passages import split_passages
-from m2_bert.search.store import Record
+from m2_bert.search.shards import Record
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from m2_bert.search.store import (
+from m2_bert.search.shards import (
     DamagedShardError,
-    Manifest,
     OpenShard,
     Shard,
     next_number,
     open_shard,
-    remove_leftovers,
-    write_manifest,
     write_shard,
 )
+from m2_bert.search.store import MANIFEST, REBUILD, Manifest, remove_leftovers, write_manifest
 from m2_bert.search.vectors import Embedded
 
 SHARD_SPANS = 65_536  # 100 MB at width 768, about 17 million tokens of text
@@ -31,27 +29,35 @@ class IndexWriter:
         damaged: messages about shards that could not be read; they no longer count.
 
     Args:
-        manifest: what the index holds so far.
+        manifest: what the index holds so far. file: where it is kept until the end: index.json, or
+            rebuild.json if that of the old index shall count until then.
         shard_documents, shard_seconds: a shard is finished after so many documents or so long; and
             after SHARD_SPANS spans.
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, shard_documents: int, shard_seconds: float
+        self,
+        folder: Path,
+        manifest: Manifest,
+        file: str,
+        shard_documents: int,
+        shard_seconds: float,
     ) -> None:
-        self.folder = folder
+        self.folder, self.file = folder, file
         self.shard_documents, self.shard_seconds = shard_documents, shard_seconds
         self.damaged: list[str] = []
+        self._before = manifest.shards if file == MANIFEST else None  # those that index.json names
         self._shards: dict[str, OpenShard] = {}
         self._places: dict[str, tuple[str, int]] = {}  # path -> (shard, row), the latest
         self._wanted: set[str] = set()
+        self._unreachable: set[str] = set()
         self._pending: list[Embedded] = []
         self._flushed = time.monotonic()
 
         usable = []
         for shard in manifest.shards:
             try:
-                self._open(shard, manifest.settings.dimension)
+                self._open(shard, manifest.settings.dimension, verify=True)
                 usable.append(shard)
             except DamagedShardError as error:
                 self.damaged.append(str(error))
@@ -61,8 +67,8 @@ class IndexWriter:
             for path, (name, row) in self._places.items()
         }
 
-    def _open(self, shard: Shard, dimension: int) -> None:
-        opened = open_shard(self.folder, shard, dimension)
+    def _open(self, shard: Shard, dimension: int, verify: bool = False) -> None:
+        opened = open_shard(self.folder, shard, dimension, verify)
         self._shards[shard.name] = opened
         for row, record in enumerate(opened.records):
             self._places[record.path] = (shard.name, row)
@@ -70,6 +76,12 @@ class IndexWriter:
     def keep(self, path: str) -> None:
         """Say that a known document is still there, unchanged."""
         self._wanted.add(path)
+
+    def keep_unreachable(self, path: str) -> None:
+        """Say that a file, or the files of a folder ("." is all), may be there but cannot be read
+        now.
+        """
+        self._unreachable.add(path)
 
     def add(self, items: Sequence[Embedded]) -> None:
         """Take documents in; they are on disk once a shard is full, or old enough."""
@@ -84,45 +96,69 @@ class IndexWriter:
         self._flushed = time.monotonic()
         if not self._pending:
             return
-        shard = self._write(next_number(self.manifest), self._pending)
-        self._commit((*self.manifest.shards, shard), complete=False)
+        shard = self._write(self._pending)
+        self._commit((*self.manifest.shards, shard), self.file, complete=False)
         self._open(shard, self.manifest.settings.dimension)
         self._wanted.update(item.record.path for item in self._pending)
         self._pending = []
 
-    def finish(self) -> int:
+    def finish(self, among: Collection[str] | None = None) -> int:
         """Drop documents that are gone, merge small shards, call the index complete.
+
+        Args:
+            among: only of these documents it is known whether they are gone; None: of all.
 
         Returns:
             The number of documents dropped, which does not count those that changed.
+
+        Raises:
+            ValueError: all documents are gone, and this is no rebuild.
         """
         self.flush()
-        forgotten = self._places.keys() - self._wanted
+        forgotten = self._forgotten(among)
         live = {place for path, place in self._places.items() if path not in forgotten}
         loose = [shard for shard in self.manifest.shards if self._is_loose(shard, live)]
         if len(loose) == 1 and self._is_whole(loose[0], live):
             loose = []
         kept = [shard for shard in self.manifest.shards if shard not in loose]
-        number = next_number(self.manifest)
-        for items in self._regroup(loose, live):
-            kept.append(self._write(number, items))
-            number += 1
-        self._commit(kept, complete=True)
-        remove_leftovers(self.folder, self.manifest)
+        kept += [self._write(items) for items in self._regroup(loose, live)]
+        self._commit(kept, MANIFEST, complete=True)
+        (self.folder / REBUILD).unlink(missing_ok=True)
+        remove_leftovers(self.folder)
+        if self.manifest.shards != self._before:
+            for graph in self.folder.glob("ann-*.faiss"):
+                graph.unlink(missing_ok=True)
         return len(forgotten)
 
-    def _write(self, number: int, items: Sequence[Embedded]) -> Shard:
+    def _forgotten(self, among: Collection[str] | None) -> set[str]:
+        missing = self._places.keys() - self._wanted
+        forgotten = {path for path in missing if not self._is_unreachable(path)}
+        if among is not None:
+            forgotten &= set(among)
+        if forgotten and len(forgotten) == len(self._places) and self.file != REBUILD:
+            raise ValueError(
+                f"{self.manifest.root} holds none of the {len(forgotten)} documents of "
+                f"{self.folder} any more, so these are kept: mount the folder, or empty the index "
+                "with --rebuild"
+            )
+        return forgotten
+
+    def _is_unreachable(self, path: str) -> bool:
+        parents = PurePosixPath(path).parents
+        return not self._unreachable.isdisjoint({path, *map(str, parents)})
+
+    def _write(self, items: Sequence[Embedded]) -> Shard:
         return write_shard(
             self.folder,
-            number,
+            next_number(self.folder),
             [item.record for item in items],
             [item.embedding for item in items],
             [item.spans for item in items],
         )
 
-    def _commit(self, shards: Sequence[Shard], complete: bool) -> None:
+    def _commit(self, shards: Sequence[Shard], file: str, complete: bool) -> None:
         self.manifest = replace(self.manifest, shards=tuple(shards), complete=complete)
-        write_manifest(self.folder, self.manifest)
+        write_manifest(self.folder, self.manifest, file)
 
     def _is_whole(self, shard: Shard, live: set[tuple[str, int]]) -> bool:
         return all((shard.name, row) in live for row in range(shard.documents))

@@ -5,6 +5,7 @@ import pytest
 from m2_bert.loco.plot import length_figure, plot_by_length
 from m2_bert.loco.published import BY_LENGTH_ROWS, V1_TASKS
 from m2_bert.loco.report import (
+    bin_labels,
     compare_grid,
     lengths_grid,
     notes,
@@ -243,3 +244,8 @@ def test_plots_without_content_or_format_are_refused(tmp_path):
         plot_by_length([run()], tmp_path / "plot.txt")
     with pytest.raises(ValueError, match="no run has a finished task"):
         plot_by_length([run(tasks={})], tmp_path / "plot.png")
+
+
+def test_bins_go_from_short_to_long_whatever_came_first():
+    bins = [{"8-32K": {}, "<2K": {}}, {">32K": {}, "2-8K": {}}]
+    assert bin_labels(bins) == ["<2K", "2-8K", "8-32K", ">32K"]

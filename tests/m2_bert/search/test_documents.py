@@ -10,6 +10,7 @@ import threading
 import pytest
 from m2_bert.search import Document, Skipped, read_document, read_documents
 from m2_bert.search.documents import Unchanged
+from m2_bert.search.files import one_line
 
 from tests.m2_bert.search.makers import write
 
@@ -75,7 +76,7 @@ def test_text_in_every_encoding_that_is_certain(tmp_path, name, content, text):
         (b"\xff\xfea\0\0\0", "binary"),
         ("Straße".encode("latin-1"), "broken encoding: not utf-8 (byte 4): convert it to UTF-8"),
         (codecs.BOM_UTF16_LE + b"a", "broken encoding: not utf-16"),
-        (b"a" * 101, "too large: 0.0 MB, the limit is 0.0 MB"),
+        (b"a" * 101, "too large: 0.0 MB, the limit is 0.0 MB: raise max_bytes (--max-bytes)"),
     ],
     ids=["empty", "blank", "NUL", "NUL in UTF-16", "latin-1", "half UTF-16", "too large"],
 )
@@ -121,6 +122,19 @@ def test_visible_text_of_html(tmp_path):
 def test_declared_encoding_of_html(tmp_path, content, text):
     write(tmp_path, {"a.htm": content})
     assert read_document(tmp_path, "a.htm").text == text
+
+
+@pytest.mark.parametrize("tag", ["svg", "template", "noscript"])
+def test_html_after_an_element_never_closed_is_kept(tmp_path, tag):
+    page = f"<p>one <{tag}>x</{tag}>two<{tag}><p>three<style>no</style><p><{tag}>four</{tag}>"
+    write(tmp_path, {"a.html": page + "<p>five"})
+    text = read_document(tmp_path, "a.html").text
+    assert text.split() == ["one", "two", "three", "four", "five"]
+
+
+def test_html_after_a_script_never_closed_is_not_shown(tmp_path):
+    write(tmp_path, {"a.html": "<p>river<script>var x = 1; <p>stone"})
+    assert read_document(tmp_path, "a.html").text == "river"
 
 
 @pytest.mark.parametrize("markup", ["<a ", "<!-- ", "<!--x>", "<a b='", "<template>", "&", "<![x"])
@@ -263,12 +277,18 @@ def test_unreadable_files_and_folders_are_listed(tmp_path, monkeypatch):
 
 
 def test_names_that_could_break_an_output_are_escaped(tmp_path):
-    write(tmp_path, {"a\nb.txt": "river", "é\u00a0.txt": "stone"})
+    kept = ["é\u00a0.txt", "\u0645\u06cc\u200c.txt", "\U0001f468\u200d\U0001f469.txt"]
+    write(tmp_path, dict.fromkeys(kept, "stone"))
+    write(tmp_path, {"a\nb.txt": "river", "a\u202etxt.exe": "river", "\x1b[2J": "river"})
     (tmp_path / os.fsdecode(b"\xff.txt")).write_text("river")
     found = read(tmp_path)
-    assert found.pop("é\u00a0.txt") == "stone"
-    assert set(found) == {"a\\nb.txt", "\\xff.txt"}
+    assert {name: found.pop(name) for name in kept} == dict.fromkeys(kept, "stone")
+    assert set(found) == {"a\\nb.txt", "a\\u202etxt.exe", "\\x1b[2J", "\\xff.txt"}
     assert all("rename it" in reason for reason in found.values())
+
+
+def test_errors_cannot_forge_a_terminals_output():
+    assert one_line(ValueError("a\x1b[2J\u202eb\nc")) == "ValueError: a\\x1b[2J\\u202eb c"
 
 
 @pytest.mark.parametrize(

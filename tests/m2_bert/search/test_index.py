@@ -1,5 +1,6 @@
 """build_index: what is stored, what is embedded again, and that an interruption loses nothing."""
 
+import contextlib
 import errno
 import fcntl
 import itertools
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from m2_bert.search import SearchIndex, build_index, store
+from m2_bert.search.shards import open_shard
 
 from tests.m2_bert.search.makers import WordEmbedder, table, word_files, write
 
@@ -33,7 +35,7 @@ def contents(out):
     manifest = store.read_manifest(out)
     found = {}
     for shard in manifest.shards:
-        opened = store.open_shard(out, shard, manifest.settings.dimension)
+        opened = open_shard(out, shard, manifest.settings.dimension)
         for row, record in enumerate(opened.records):
             assert record.path not in found
             vectors = opened.embeddings[row].tobytes() + opened.spans_of(row).tobytes()
@@ -59,7 +61,7 @@ def test_vectors_are_those_of_the_document_and_its_passages(tmp_path, out):
     write(tmp_path / "root", {"a.txt": text})
     report, _ = build(tmp_path / "root", out, passage_characters=40)
     manifest = store.read_manifest(out)
-    shard = store.open_shard(out, manifest.shards[0], 64)
+    shard = open_shard(out, manifest.shards[0], 64)
     record = shard.records[0]
     embedder = WordEmbedder()
     assert (record.tokens, record.cut_tokens, record.characters) == (24, 0, len(text))
@@ -193,6 +195,66 @@ def test_only_what_changed_is_embedded_again(root, out, tmp_path, shard_document
     build(root, tmp_path / "fresh")
     assert contents(out) == contents(tmp_path / "fresh")
     assert report.documents == len(contents(out)) == 8
+
+
+def test_some_files_say_nothing_about_the_others(root, out):
+    build(root, out)
+    write(root, {"0/000.txt": "violin"})
+    (root / "1/001.txt").unlink()
+    (root / "2/002.txt").unlink()
+    report, seen = build(root, out, paths=["0/000.txt", "1/001.txt"])
+    assert (seen, report.forgotten, report.documents) == (["violin"], 1, 8)
+    assert "2/002.txt" in contents(out)
+    assert "1/001.txt" not in contents(out)
+    flat = write(out.parent / "flat", {"a.txt": "river", "b.txt": "stone"})
+    build(flat, out.parent / "idx")
+    assert build(flat / "a.txt", out.parent / "idx")[0].documents == 2
+
+
+def test_a_folder_without_any_of_its_documents_is_not_believed(root, out):
+    build(root, out)
+    before = contents(out)
+    away = root.rename(root.with_name("away"))
+    root.mkdir()
+    message = f"{root} holds none of the 9 documents of {out} any more.*mount.*--rebuild"
+    with pytest.raises(ValueError, match=message):
+        build(root, out)
+    assert contents(out) == before
+    root.rmdir()
+    away.rename(root)
+    assert build(root, out)[0].unchanged == 9
+    for path in root.glob("*/*"):
+        path.unlink()
+    assert build(root, out, rebuild=True)[0].documents == 0
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE], ids=errno.errorcode.get)
+@pytest.mark.parametrize("what", ["file", "folder", "root"])
+def test_what_cannot_be_read_for_now_is_kept(root, out, monkeypatch, number, what):
+    build(root, out)
+    before = contents(out)
+    (root / "1/001.txt").unlink()
+    name, call = {
+        "file": ("0/000.txt", "open"),
+        "folder": (f"{root.name}/0", "listdir"),
+        "root": (root.name, "listdir"),
+    }[what]
+    real = getattr(os, call)
+
+    def refuse(path, *rest):
+        if os.fspath(path).rstrip("/").endswith(name):
+            raise OSError(number, os.strerror(number))
+        return real(path, *rest)
+
+    monkeypatch.setattr(os, call, refuse)
+    report, _ = build(root, out)
+    monkeypatch.undo()
+    assert len(report.skipped) == 1
+    assert report.skipped[0].transient
+    forgotten = set() if what == "root" else {"1/001.txt"}
+    assert contents(out).keys() == before.keys() - forgotten
+    assert report.forgotten == len(forgotten)
+    assert build(root, out)[0].unchanged == 8
 
 
 def test_many_small_runs_do_not_leave_many_shards(root, out):
@@ -344,6 +406,164 @@ def test_shards_are_finished_after_some_time(root, out, monkeypatch):
     assert max(counts) >= 8
 
 
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, KeyboardInterrupt, SystemExit])
+def test_whatever_stops_the_embedder_keeps_what_was_embedded(root, out, monkeypatch, error):
+    monkeypatch.setattr("m2_bert.search.index.SLICE_DOCUMENTS", 2)
+    embedder = WordEmbedder()
+    real, calls = embedder.encode_with_spans, []
+
+    def fail(*args, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise error("out of memory")
+        return real(*args, **options)
+
+    embedder.encode_with_spans = fail
+    with pytest.raises(error, match="out of memory"):
+        build(root, out, embedder)
+    assert len(contents(out)) == 4
+    assert build(root, out)[0].embedded == 5
+
+
+def test_a_full_disk_does_not_hide_what_stopped_the_run(root, out, monkeypatch):
+    def stop(progress):
+        if progress.embedded == 9:
+            monkeypatch.setattr(os, "fsync", full)
+            raise RuntimeError("the first error")
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RuntimeError, match="the first error"):
+        build(root, out, progress=stop)
+
+
+def test_a_slow_model_gets_small_slices(tmp_path, out, monkeypatch):
+    root = write(tmp_path / "root", dict.fromkeys(map(str, range(40)), "river " * 200))
+    sizes = []
+    for seconds in (0.2, 1e6):
+        monkeypatch.setattr("m2_bert.search.index.SLICE_SECONDS", seconds)
+        embedder = WordEmbedder(delay=0.04)
+        real = embedder.encode_with_spans
+
+        def count(texts, *args, real=real, **options):
+            sizes[-1].append(len(texts))
+            return real(texts, *args, **options)
+
+        embedder.encode_with_spans = count
+        sizes.append([])
+        build(root, out, embedder, rebuild=True)
+    # A text counts as about 300 tokens: 7 are 2048 of them; at 40 ms each, 5 are 0.2 s.
+    assert sizes == [[7, 7, 7, 7, 7, 5], [7, 33]]
+
+
+# ---- Rebuilding ----------------------------------------------------------------------------------
+
+
+def failing_after(count):
+    def stop(progress):
+        if progress.embedded >= count:
+            raise RuntimeError("stopped")
+
+    return stop
+
+
+def test_a_failing_rebuild_leaves_the_old_index_and_continues(root, out):
+    build(root, out, shard_documents=2)
+    before = contents(out)
+    other = {"max_length": 100}
+    options = {"progress": failing_after(4), "shard_documents": 2, "rebuild": True}
+    with pytest.raises(RuntimeError, match="stopped"):
+        build(root, out, WordEmbedder(**other), **options)
+    assert contents(out) == before
+    assert SearchIndex.open(out).complete
+    with pytest.raises(ValueError, match="made with max_length 512, not 100"):
+        build(root, out, WordEmbedder(**other))
+    report, _ = build(root, out, WordEmbedder(**other), rebuild=True)
+    assert (report.embedded, report.unchanged, len(contents(out))) == (5, 4, 9)
+    assert SearchIndex.open(out).settings.max_length == 100
+    assert sorted(path.suffix for path in out.glob("[!.C]*")) == [".json", ".jsonl", ".safetensors"]
+
+
+@pytest.mark.parametrize("after", ["the old settings", "a third model"])
+def test_an_interrupted_rebuild_is_dropped(root, out, after):
+    build(root, out)
+    with pytest.raises(RuntimeError, match="stopped"):
+        build(root, out, WordEmbedder(max_length=100), rebuild=True, progress=failing_after(4))
+    assert (out / "rebuild.json").exists()
+    if after == "the old settings":
+        report, _ = build(root, out)
+        assert (report.embedded, report.unchanged) == (0, 9)
+    else:
+        report, _ = build(root, out, WordEmbedder(max_length=50), rebuild=True)
+        assert (report.embedded, report.unchanged) == (9, 0)
+    assert not (out / "rebuild.json").exists()
+    assert len(list(out.glob("shard-*"))) == 2
+    assert len(contents(out)) == 9
+
+
+@pytest.mark.parametrize("step", range(1, 30, 2))
+def test_a_rebuild_that_fails_at_any_replacement_keeps_an_index(root, out, monkeypatch, step):
+    build(root, out, shard_documents=4)
+    before = contents(out)
+    real, calls = os.fsync, []
+
+    def fail(descriptor):
+        calls.append(descriptor)
+        if len(calls) >= step:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with contextlib.suppress(OSError):
+        build(root, out, shard_documents=4, rebuild=True)
+    monkeypatch.undo()
+    assert contents(out) == before
+    assert build(root, out, rebuild=True)[0].documents == 9
+    assert contents(out) == before
+
+
+# ---- Damage --------------------------------------------------------------------------------------
+
+
+def overwrite(path, content, position):
+    with open(path, "r+b") as file:
+        file.seek(position, os.SEEK_END if position < 0 else os.SEEK_SET)
+        file.write(content)
+
+
+@pytest.mark.parametrize("where", ["embeddings", "spans"])
+def test_overwritten_vectors_are_found(root, out, where):
+    build(root, out)
+    before = contents(out)
+    file = out / "shard-00000.safetensors"
+    if where == "spans":
+        overwrite(file, b"\xff" * 128 * 9, -128 * 9)
+    else:
+        overwrite(file, b"\xff" * 256, -128 * 9 - 256)
+    query = table()[[2300]]
+    with pytest.raises(
+        ValueError, match=r"00.safetensors is damaged .*cosine of nan.* index` again"
+    ):
+        SearchIndex.open(out).search_vectors(query)
+    report, seen = build(root, out)
+    assert (len(seen), len(report.damaged)) == (9, 1)
+    assert contents(out) == before
+
+
+def test_a_flipped_bit_is_found_at_the_next_run(root, out):
+    build(root, out)
+    before = contents(out)
+    file = out / "shard-00000.safetensors"
+    last = file.read_bytes()[-2]
+    overwrite(file, bytes([last ^ 1]), -2)
+    assert contents(out) != before
+    report, _ = build(root, out)
+    assert (report.embedded, len(report.damaged)) == (9, 1)
+    assert "SHA-256" in report.damaged[0]
+    assert contents(out) == before
+
+
 @pytest.mark.parametrize("damage", ["cut", "missing", "records", "swapped"])
 def test_a_damaged_shard_is_made_again(root, out, damage):
     build(root, out, shard_documents=3)
@@ -402,14 +622,14 @@ def test_a_folder_that_cannot_be_made(root, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", '{"format": "other", "version": 1}', "[" * 100_000],
-    ids=["empty", "cut", "list", "other", "deep"],
+    ["", "{", "[]", f'{{"format": "{store.FORMAT}", "version": 2}}', "[" * 100_000],
+    ids=["empty", "cut", "list", "fields", "deep"],
 )
 def test_a_damaged_manifest(root, out, content):
     build(root, out)
     (out / "index.json").write_text(content)
     for attempt in (lambda: build(root, out), lambda: SearchIndex.open(out)):
-        with pytest.raises(ValueError, match=r"index.json is damaged or not ours \(.*--rebuild"):
+        with pytest.raises(ValueError, match=r"index.json is damaged \(.*--rebuild"):
             attempt()
     assert build(root, out, rebuild=True)[0].embedded == 9
 
@@ -422,9 +642,47 @@ def test_a_manifest_cannot_name_files_elsewhere(root, out):
         SearchIndex.open(out)
 
 
-def test_a_newer_version_is_refused(root, out):
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_version_is_refused_unless_rebuilt(root, out, version):
     build(root, out)
     content = (out / "index.json").read_text()
-    (out / "index.json").write_text(content.replace('"version": 1', '"version": 2'))
-    with pytest.raises(ValueError, match="version 2, expected 'm2_bert search index', version 1"):
-        SearchIndex.open(out)
+    (out / "index.json").write_text(content.replace('"version": 2', f'"version": {version}'))
+    for attempt in (lambda: build(root, out), lambda: SearchIndex.open(out)):
+        with pytest.raises(ValueError, match=f"version {version}, expected 2: .* with --rebuild"):
+            attempt()
+    assert build(root, out, rebuild=True)[0].embedded == 9
+    assert len(SearchIndex.open(out)) == 9
+    assert len(list(out.glob("shard-*"))) == 2
+
+
+@pytest.mark.parametrize("content", ['{"format": "other", "version": 2}', "{}", "<html>", "[]"])
+def test_a_foreign_index_json_is_left_alone(root, tmp_path, content):
+    mine = write(tmp_path / "web", {"index.json": content, "shard-00001.safetensors": "mine"})
+    for rebuild in (False, True):
+        with pytest.raises(FileExistsError, match="holds no search index: choose another --out"):
+            build(root, mine, rebuild=rebuild)
+    with pytest.raises(ValueError, match="is not of a search index of m2_bert: choose another"):
+        SearchIndex.open(mine)
+    assert {path.name: path.read_text() for path in mine.iterdir()} == {
+        "index.json": content,
+        "shard-00001.safetensors": "mine",
+    }
+
+
+@pytest.mark.parametrize("which", ["root", "out", "file"])
+def test_paths_that_are_not_utf8_are_refused_at_once(root, tmp_path, which):
+    bad = Path(os.fsdecode(bytes(tmp_path) + b"/\xff"))
+    if which == "file":
+        (root / bad.name).write_text("river")
+        report, _ = build(root / bad.name, tmp_path / "out")
+        assert [found.path for found in report.skipped] == ["\\xff"]
+        return
+    paths = (root, bad)
+    if which == "root":
+        paths = (write(bad, {"a.txt": "river"}), tmp_path / "out")
+    with pytest.raises(ValueError, match=rf"{which}: got '.*/\\xff', a path that is not UTF-8"):
+        build(*paths)
+    assert not (tmp_path / "out").exists()
+    assert bad.exists() == (which == "root")
+    with pytest.raises(ValueError, match=r"path: got '.*, a path that is not UTF-8"):
+        SearchIndex.open(bad)

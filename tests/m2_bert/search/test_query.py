@@ -10,6 +10,7 @@ import pytest
 from m2_bert import M2BertForEmbedding
 from m2_bert.embedder import Embedder
 from m2_bert.search import SearchIndex, build_index, store
+from m2_bert.search.shards import Record, open_shard, write_shard
 
 from tests.m2_bert.makers import WORDS, small_config, small_model, text_of
 from tests.m2_bert.search.makers import DIMENSION, WordEmbedder, word_files, write
@@ -34,9 +35,9 @@ def made_index(folder, vectors, shards=1, names=None):
     folder.mkdir(exist_ok=True)
     written = []
     for number, rows in enumerate(np.array_split(np.arange(len(vectors)), shards)):
-        records = [store.Record(names[i], 1, "0", 1, 3, 0, ()) for i in rows]
+        records = [Record(names[i], 1, "0", 1, 3, 0, ()) for i in rows]
         empty = [np.zeros((0, DIMENSION))] * len(rows)
-        written.append(store.write_shard(folder, number, records, list(vectors[rows]), empty))
+        written.append(write_shard(folder, number, records, list(vectors[rows]), empty))
     store.write_manifest(folder, store.Manifest(settings, str(folder), tuple(written), True))
     return folder
 
@@ -132,6 +133,17 @@ def test_best_span_line_and_snippet(tmp_path):
         assert hit.note is None
 
 
+def test_lines_are_those_of_the_file_only(tmp_path):
+    page = "<html>\n\n\n<p>river river\n\n<p>stone"
+    root = write(tmp_path / "root", {"a.html": page, "b.md": "river river\n\nstone"})
+    build_index(root, tmp_path / "out", WordEmbedder(), model_name="words", passage_characters=15)
+    hits = SearchIndex.open(tmp_path / "out").search("stone", embedder=WordEmbedder())
+    assert {hit.path: (hit.snippet, hit.line) for hit in hits} == {
+        "a.html": ("stone", None),
+        "b.md": ("stone", 3),
+    }
+
+
 @pytest.mark.parametrize(
     ("change", "note"),
     [
@@ -203,6 +215,66 @@ def test_faiss_index_is_kept_and_made_again_after_a_change(root, tmp_path, monke
     assert first_hit(WORDS[4]) == ("new.txt", 3, 1)
 
 
+def test_faiss_index_of_other_vectors_is_not_used(tmp_path):
+    for seed in (0, 1):  # the same records
+        vectors = random_vectors(500, seed)
+        index = SearchIndex.open(made_index(tmp_path, vectors), engine="faiss")
+        found = index.search_vectors(vectors[:50], top_k=1, snippets=False)
+        assert [hits[0].path for hits in found] == [f"{i:06d}" for i in range(50)]
+
+
+def test_faiss_index_of_other_records_is_not_used(tmp_path):
+    vectors = random_vectors(600)
+    for dead in (0, 299):  # the same vectors, of which the first, or the 300th, does not count
+        names = [f"{i:06d}" for i in range(600)]
+        names[-1] = names[dead]
+        folder = made_index(tmp_path, vectors, 2, names)
+        index = SearchIndex.open(folder, engine="faiss")
+        found = index.search_vectors(vectors[1:299], top_k=1, snippets=False)
+        assert [hits[0].path for hits in found] == names[1:299]
+
+
+def test_faiss_index_goes_with_the_vectors(root, tmp_path):
+    out = tmp_path / "out"
+
+    def graphs(**options):
+        build_index(root, out, WordEmbedder(), model_name="words", shard_documents=10, **options)
+        return len(list(out.glob("ann-*.faiss")))
+
+    graphs()
+    SearchIndex.open(out, engine="faiss")
+    assert graphs() == 1
+    assert graphs(rebuild=True) == 0
+    SearchIndex.open(out, engine="faiss")
+    write(root, {f"new{i}": f"river {i}" for i in range(10)})
+    assert graphs() == 0
+
+
+def test_faiss_tells_its_progress_and_reads_vectors_only_to_build(tmp_path, monkeypatch):
+    folder = made_index(tmp_path, random_vectors(2500), shards=2)
+    seen = []
+    SearchIndex.open(folder, "faiss", progress=lambda *at: seen.append(at))
+    assert seen == [(1024, 2500), (1250, 2500), (2274, 2500), (2500, 2500)]
+    monkeypatch.setattr(SearchIndex, "_live", lambda self: (1 / 0 for _ in self._rows))
+    index = SearchIndex.open(folder, "faiss", progress=lambda *at: seen.append(at))
+    assert len(seen) == 4
+    hits = index.search_vectors(random_vectors(2500)[7:8], top_k=1, snippets=False)[0]
+    assert hits[0].path == "000007"
+
+
+@pytest.mark.parametrize("engine", ["exact", "faiss"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e20], ids=str)
+def test_damaged_embeddings_are_an_error(tmp_path, engine, value):
+    vectors = random_vectors(5)
+    made_index(tmp_path, vectors)
+    file = tmp_path / "shard-00000.safetensors"
+    content = file.read_bytes()
+    at = len(content) - 4 * vectors.size  # there are no spans
+    file.write_bytes(content[:at] + np.float32(value).tobytes() + content[at + 4 :])
+    with pytest.raises(ValueError, match=r"00000.safetensors is damaged .*run `m2-bert index`"):
+        SearchIndex.open(tmp_path, engine).search_vectors(random_vectors(1, 1), snippets=False)
+
+
 def test_faiss_without_permission_to_keep_the_index(root, index, tmp_path, monkeypatch):
     def refuse(*_args):
         raise PermissionError(13, "Permission denied")
@@ -255,7 +327,7 @@ def test_another_model_is_refused(index):
 
 
 def test_shards_merged_while_they_are_opened(index, root, monkeypatch):
-    real, calls = store.open_shard, []
+    real, calls = open_shard, []
 
     def meanwhile(*args):
         if not calls:
@@ -309,3 +381,5 @@ def test_the_index_opens_its_own_model(tmp_path):
     (tmp_path / "model2").rename(tmp_path / "model")
     with pytest.raises(ValueError, match="got a model of fingerprint"):
         SearchIndex.open(tmp_path / "out").search("river")
+    moved = index.open_embedder(model=tmp_path / "model1")
+    assert SearchIndex.open(tmp_path / "out").search("river", embedder=moved)
