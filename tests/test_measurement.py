@@ -33,23 +33,22 @@ def test_the_check_accepts_the_native_kernels(dtype):
     [torch.zeros_like, lambda y: 1.001 * y, lambda y: y.roll(1, -1), lambda y: y * float("nan")],
     ids=["zeros", "scaled", "shifted", "nan"],
 )
-def test_the_check_rejects_wrong_kernels(monkeypatch, damage):
+@pytest.mark.parametrize("operator", ["mixer_conv", "glu_mlp"])
+def test_the_check_rejects_wrong_kernels(monkeypatch, operator, damage):
     from m2_bert import model as model_file
 
-    right = model_file.fft_conv
+    def stand_in(name, damaged):
+        right = getattr(model_file, name)
 
-    def wrong(*operands, backend, **options):
-        # The kernels need not be there: the reference stands in, damaged where they are asked for.
-        y = right(*operands, backend="reference", **options)
-        return damage(y) if backend == "native" else y
+        def run(*operands, backend, **options):
+            # The kernels need not be there: the reference stands in, damaged where asked for.
+            y = right(*operands, backend="reference", **options)
+            return damage(y) if damaged and backend == "native" else y
 
-    monkeypatch.setattr(model_file, "fft_conv", wrong)
-    right_spectrum = model_file.filter_spectrum
+        monkeypatch.setattr(model_file, name, run)
 
-    def spectrum(*operands, backend, **options):
-        return right_spectrum(*operands, backend="reference", **options)
-
-    monkeypatch.setattr(model_file, "filter_spectrum", spectrum)
+    for name in ("filter_spectrum", "mixer_conv", "glu_mlp"):
+        stand_in(name, damaged=name == operator)
     assert not measurement.check_native(Specification(NATIVE, IDS, overrides=TINY))["ok"]
 
 
