@@ -37,6 +37,7 @@ def run_demo(
     out: str | os.PathLike,
     *,
     subset: int | None = None,
+    rebuild: bool = False,
     dtype: str | None = None,
     device: str | None = None,
     progress: Callable[[float, int], object] | None = None,
@@ -49,6 +50,7 @@ def run_demo(
         model: what `m2_bert.checkpoint.load_model` takes.
         out: folder; receives "documents" and "index".
         subset: this many queries alone, with the documents that `offline_task` keeps for them.
+        rebuild: index anew, for another model or other settings than `out` holds.
         dtype, device: as Embedder's.
         progress: called with the modules indexed and their number.
 
@@ -65,7 +67,7 @@ def run_demo(
             progress(state.done, state.total_files)
 
     index = Path(out) / "index"
-    options = {"model_name": model, "paths": list(names), "progress": follow}
+    options = {"model_name": model, "paths": list(names), "rebuild": rebuild, "progress": follow}
     build_index(Path(out) / "documents", index, embedder, **options)
     rankings = {
         "model": _search(SearchIndex.open(index), task, names, embedder),

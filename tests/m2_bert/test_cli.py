@@ -221,7 +221,10 @@ def test_demo_indexes_searches_and_compares(folder: Path, tmp_path: Path) -> Non
     assert record["scores"]["model"]["ndcg_at_10"] != record["scores"]["bm25"]["ndcg_at_10"]
     counted = sum(row["queries"] for row in record["by_length"]["model"].values())
     assert counted == 6
-    shown = run(*options).stdout
+    other = ("demo", "--model", save_folder(small_model(seed=1), tmp_path / "other"), *options[3:])
+    assert "--rebuild" in fails(*other)
+    run(*other, "--rebuild")
+    shown = run(*options, "--rebuild").stdout
     assert "BM25" in shown
     assert "m2-bert search" in shown
     hits = run("search", tmp_path / "demo" / "index", "parse the arguments", "--json").stdout

@@ -140,6 +140,7 @@ def demo(
     subset: Annotated[
         int | None, typer.Option(min=1, help="This many queries, for a quick look.")
     ] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Index anew.")] = False,
     dtype: Dtype = None,
     device: Device = None,
     as_json: Json = False,
@@ -153,7 +154,8 @@ def demo(
 
     warn_if_random(model)
     with progress("standard library", "modules") as bar:
-        result = run_demo(model, out, dtype=dtype, device=device, subset=subset, progress=bar)
+        options: dict[str, Any] = {"dtype": dtype, "device": device, "rebuild": rebuild}
+        result = run_demo(model, out, subset=subset, progress=bar, **options)
     if as_json:
         print_json(result.to_dict())
     else:
