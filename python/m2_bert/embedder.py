@@ -278,7 +278,7 @@ class Embedder:
             for length, members in batches:
                 batch = pad([pieces[i] for i in members], length, self.tokenizer.pad_token_id)
                 ids, mask = (x.to(self.device) for x in batch)
-                outputs = self.model(ids, attention_mask=mask)
+                outputs = self.model(ids, attention_mask=mask, embedding_only=not ranges)
                 rows[members] = outputs.sentence_embedding.float().cpu()
                 _check_finite(rows[members], [pieces[i].text for i in members])
                 if ranges:

@@ -215,7 +215,7 @@ def _sentence_transformers_files(config: M2BertConfig) -> dict[str, Any]:
         },
         "sentence_bert_config.json": {
             "transformer_task": "feature-extraction",
-            "modality_config": {"text": {"method": "forward", "method_output_name": state}},
+            "modality_config": {"text": {"method": "embed", "method_output_name": state}},
             "module_output_name": output,
             "processing_kwargs": {"text": text},
         },

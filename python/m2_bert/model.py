@@ -12,7 +12,7 @@ In the released models padding is part of the input: their mixer has no mask, so
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,7 +33,12 @@ from monarch_kernels import (
     filter_spectrum,
     glu_mlp,
     mixer_conv,
+    short_conv,
 )
+
+# Positions that the last layer's mixer takes at a time where only its first output is asked for:
+# what it makes of them stays in the caches.
+_TILE = 1024
 
 # ---- Fusing --------------------------------------------------------------------------------------
 
@@ -113,9 +118,9 @@ class ImplicitLongConv(nn.Module):
     features, the frequency and the decay; k_rev is absent when not bidirectional.
 
     The filter depends on the weights and the length alone. In evaluation without gradients its
-    spectrum is therefore kept for the last `cached_lengths` lengths, and made again after a
-    weight changed. (A write through `parameter.data` in place leaves no trace to detect.) One
-    spectrum takes about 8 * D * L bytes: set `cached_lengths` to 0 where that is too much.
+    spectrum (or first row) is therefore kept for the last `cached_lengths` lengths, and made again
+    after a weight changed. (A write through `parameter.data` in place leaves no trace to detect.)
+    One spectrum takes about 8 * D * L bytes: set `cached_lengths` to 0 where that is too much.
 
     Its weights stay float32 when the model is cast to half precision: bfloat16 cannot tell
     neighbouring positions apart, and the frequencies magnify what is lost.
@@ -127,7 +132,7 @@ class ImplicitLongConv(nn.Module):
         self.bidirectional = config.bidirectional
         self.backend: str | None = None
         self.cached_lengths = 2
-        self._spectra: OrderedDict[tuple, tuple] = OrderedDict()
+        self._cache: OrderedDict[tuple, tuple] = OrderedDict()
 
         self.bias = nn.Parameter(torch.randn(channels, dtype=torch.float32))
         self.pos_emb = PositionalFeatures(config.long_conv_l_max, config.hyena_emb_dim)
@@ -165,10 +170,13 @@ class ImplicitLongConv(nn.Module):
 
     def operands(self, length: int) -> tuple[Tensor | FilterSpectrum, Tensor | None, Tensor | None]:
         """Return k, k_rev and skip of an operator; k alone is all of them if it is a spectrum."""
-        caching = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
-        if caching and self.cached_lengths > 0:
-            return self._cached_spectrum(length), None, None
+        if self._caching():
+            return self._cached(length, self._spectrum), None, None
         return *self.filters(length), self.bias
+
+    def first_row(self, length: int) -> Tensor:
+        """Return r (length, D), or (1, D) if not bidirectional: y[0] = sum_j r[j] g[j]."""
+        return self._cached(length, self._row) if self._caching() else self._row(length)
 
     def forward(
         self, u: Tensor, pregate: Tensor | None = None, postgate: Tensor | None = None
@@ -178,8 +186,24 @@ class ImplicitLongConv(nn.Module):
         gates = {"pregate": pregate, "postgate": postgate}
         return fft_conv(u, k, k_rev=k_rev, skip=skip, **gates, backend=self.backend)
 
-    def _cached_spectrum(self, length: int) -> FilterSpectrum:
-        key = (length, self.backend, self.bias.device)
+    def _spectrum(self, length: int) -> FilterSpectrum:
+        k, k_rev = self.filters(length)
+        options = {"skip": self.bias, "length": length, "backend": self.backend}
+        return filter_spectrum(k, k_rev, **options)
+
+    def _row(self, length: int) -> Tensor:
+        k, k_rev = self.filters(length)
+        now = k[:, :1] + self.bias[:, None]
+        row = now if k_rev is None else torch.cat([now, k_rev[:, : length - 1]], dim=1)
+        return row.T.contiguous()  # as the model's activations
+
+    def _caching(self) -> bool:
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return False
+        return self.cached_lengths > 0
+
+    def _cached(self, length: int, make: Callable[[int], Any]) -> Any:
+        key = (length, self.backend, self.bias.device, make.__name__)
         parts = [self, self.pos_emb, self.modulation, *self.implicit_filter]
         parts += self.implicit_filter_rev if self.bidirectional else []
         # Read directly: parameters() takes longer than all the rest. The tensors are kept beside
@@ -187,25 +211,23 @@ class ImplicitLongConv(nn.Module):
         tensors = [x for m in parts for x in (*m._parameters.values(), *m._buffers.values())]
         tensors = [x for x in tensors if x is not None]
         state = [(id(x), x.data_ptr(), 0 if x.is_inference() else x._version) for x in tensors]
-        entry = self._spectra.pop(key, None)
+        entry = self._cache.pop(key, None)
         if entry is None or entry[0] != state:
             del entry
-            while len(self._spectra) >= self.cached_lengths:  # Room first: spectra are large.
-                self._spectra.popitem(last=False)
-            k, k_rev = self.filters(length)
-            options = {"skip": self.bias, "length": length, "backend": self.backend}
-            entry = (state, tensors, filter_spectrum(k, k_rev, **options))
-        self._spectra[key] = entry
+            while len(self._cache) >= self.cached_lengths:  # Room first: spectra are large.
+                self._cache.popitem(last=False)
+            entry = (state, tensors, make(length))
+        self._cache[key] = entry
         return entry[2]
 
     def train(self, mode: bool = True) -> "ImplicitLongConv":
         if mode:
-            self._spectra.clear()
+            self._cache.clear()
         return super().train(mode)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "ImplicitLongConv":
         # Every .to(), .cuda(), .half() passes here.
-        self._spectra.clear()
+        self._cache.clear()
 
         def at_least_float32(x: Tensor) -> Tensor:
             moved = fn(x)
@@ -215,7 +237,7 @@ class ImplicitLongConv(nn.Module):
         return super()._apply(at_least_float32, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_spectra": OrderedDict()}
+        return {**self.__dict__, "_cache": OrderedDict()}
 
 
 # ---- Mixing along the sequence -------------------------------------------------------------------
@@ -252,11 +274,14 @@ class SequenceMixer(nn.Module):
         self.filter_fn2 = ImplicitLongConv(config) if config.residual_long_conv else None
         self.out_linear = nn.Linear(width, width)
 
-    def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
-        """u (B, L, D), mask (B, 1, L) of zeros and ones -> (B, L, D)."""
+    def forward(self, u: Tensor, mask: Tensor | None = None, first_only: bool = False) -> Tensor:
+        """u (B, L, D), mask (B, 1, L) of zeros and ones -> (B, L, D); its first row (B, 1, D)."""
         if self.layernorm is not None:
             u = self.layernorm(u)
-        if mask is None and u.device.type == "cpu" and self._is_plain():
+        plain = self._is_plain()
+        if plain and first_only:
+            return self._first(u, mask)
+        if plain and mask is None and u.device.type == "cpu":
             return self._fused(u)
         q = self.in_linear(u).transpose(1, 2)  # (B, 3D, L)
         x1, x2, v = self.short_filter(q).chunk(3, dim=1)  # each (B, D, L)
@@ -266,7 +291,7 @@ class SequenceMixer(nn.Module):
         if self.filter_fn2 is not None:
             residual = u.transpose(1, 2).contiguous()
             z = z + self.filter_fn2(residual if mask is None else residual * mask)
-        return self.out_linear(z.transpose(1, 2))
+        return self.out_linear((z[..., :1] if first_only else z).transpose(1, 2))
 
     def _fused(self, u: Tensor) -> Tensor:
         """The same in one operator between two products, which read and write its layout."""
@@ -281,6 +306,39 @@ class SequenceMixer(nn.Module):
             options |= {"u": columns.to(q.dtype), "k2": k2, "k2_rev": k2_rev, "skip2": skip2}
         z = mixer_conv(q, k, s=short.weight[:, 0], s_bias=short.bias, **options)  # (B, D, L)
         return torch.baddbmm(out.bias, z.transpose(1, 2), out.weight.T.expand(batch, -1, -1))
+
+    def _first(self, u: Tensor, mask: Tensor | None) -> Tensor:
+        """The output at position 0, where the convolutions are sums over the sequence.
+
+        x1 and v are needed everywhere, x2 and the last product at one position; no transform.
+        """
+        into, short, backend = self.in_linear, self.short_filter, self.filter_fn.backend
+        (w1, w2, wv), (b1, b2, bv) = into.weight.chunk(3), into.bias.chunk(3)
+        taps = list(zip(short.weight[:, 0].chunk(3), short.bias.chunk(3), strict=True))
+
+        def local(u: Tensor, w: Tensor, bias: Tensor, taps: tuple[Tensor, Tensor]) -> Tensor:
+            return short_conv(F.linear(u, w, bias), *taps, channels_last=True, backend=backend)
+
+        halo = short.kernel_size[0] - 1
+        row, z = self.filter_fn.first_row(u.shape[1]), 0
+        for start in range(0, len(row), _TILE):
+            stop, skipped = min(start + _TILE, len(row)), min(start, halo)
+            seen = u[:, start - skipped : stop]
+            g = local(seen, w1, b1, taps[0]) * local(seen, wv, bv, taps[2])
+            z = z + self._sum(g[:, skipped:], row, start, stop, mask)
+        z = z * local(u[:, :1], w2, b2, taps[1])[:, 0]
+        if self.filter_fn2 is not None:
+            row = self.filter_fn2.first_row(u.shape[1])
+            for start in range(0, len(row), _TILE):
+                stop = min(start + _TILE, len(row))
+                z = z + self._sum(u[:, start:stop], row, start, stop, mask)
+        return self.out_linear(z.to(u.dtype)[:, None])
+
+    @staticmethod
+    def _sum(g: Tensor, row: Tensor, start: int, stop: int, mask: Tensor | None) -> Tensor:
+        """Sum of g (B, stop - start, D), row (L, D) and mask over these positions -> (B, D)."""
+        products = g * row[start:stop]  # in the row's float32
+        return (products if mask is None else products * mask[:, 0, start:stop, None]).sum(dim=1)
 
     def _is_plain(self) -> bool:
         parts = [self.in_linear, self.short_filter, self.out_linear, self.filter_fn]
@@ -381,8 +439,8 @@ class M2BertLayer(GradientCheckpointingLayer):
         self.attention = SequenceMixer(config)  # the checkpoints' name
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.mlp(self.attention(x, mask))
+    def forward(self, x: Tensor, mask: Tensor | None = None, first_only: bool = False) -> Tensor:
+        return self.mlp(self.attention(x, mask, first_only))
 
 
 class Encoder(nn.Module):
@@ -391,12 +449,19 @@ class Encoder(nn.Module):
         self.layer = nn.ModuleList(M2BertLayer(config) for _ in range(config.num_hidden_layers))
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, all_states: bool | None = False
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        all_states: bool | None = False,
+        first_only: bool = False,
     ) -> list[Tensor]:
-        """Return the last layer's output (B, L, D), after the input and the others if asked."""
+        """Return the last layer's output, after the input and the others if asked.
+
+        Each is (B, L, D); the last one (B, 1, D), the first position alone, if `first_only`.
+        """
         states = [x]
-        for layer in self.layer:
-            x = layer(x, mask)
+        for index, layer in enumerate(self.layer, 1):
+            x = layer(x, mask, first_only and index == len(self.layer))
             states = [*states, x] if all_states else [x]
         return states
 
@@ -499,7 +564,7 @@ class M2BertPreTrainedModel(PreTrainedModel):
         """Keep the filters of that many recent lengths in evaluation; 0 keeps none."""
         for conv in self._long_convs():
             conv.cached_lengths = lengths
-            conv._spectra.clear()
+            conv._cache.clear()
         return self
 
 
@@ -530,6 +595,7 @@ class M2BertModel(M2BertPreTrainedModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        first_only: bool = False,
     ) -> BaseModelOutputWithPooling:
         """Encode input_ids (B, L); token_type_ids (B, L), zeros if absent.
 
@@ -538,9 +604,15 @@ class M2BertModel(M2BertPreTrainedModel):
         an equivalent one. attention_mask (B, L), ones where there are tokens (all, if absent), is
         read by the pool_all pooler and, with config.padding "invariant", by every mixer.
 
+        With `first_only` the last layer's output is computed at the first position alone, which
+        needs no transform and one row of its MLP: last_hidden_state is (B, 1, D).
+
         Raises:
-            ValueError: if L exceeds max_position_embeddings, or the mask's shape is not (B, L).
+            ValueError: if L exceeds max_position_embeddings, the mask's shape is not (B, L), or
+                the pool_all pooler is to read the first position alone.
         """
+        if first_only and self.pooler is not None and self.pooler.pool_all:
+            raise ValueError("first_only: the pooler (config.pool_all) reads every position")
         longest = f"max_position_embeddings={self.config.max_position_embeddings}"
         if input_ids.shape[1] > self.config.max_position_embeddings:
             raise ValueError(
@@ -556,13 +628,24 @@ class M2BertModel(M2BertPreTrainedModel):
         x, mask = self.embeddings(input_ids, token_type_ids), None
         if self.config.padding == "invariant" and attention_mask is not None:
             mask = attention_mask[:, None].to(x.dtype)  # (B, 1, L)
-        states = self.encoder(x, mask, output_hidden_states)
+        states = self.encoder(x, mask, output_hidden_states, first_only)
         pooled = None if self.pooler is None else self.pooler(states[-1], attention_mask)
         return BaseModelOutputWithPooling(
             last_hidden_state=states[-1],
             pooler_output=pooled,
             hidden_states=tuple(states) if output_hidden_states else None,
         )
+
+    @can_return_tuple
+    def embed(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """As `forward`, with no more work in the last layer than the pooler's input takes."""
+        first_only = not self.config.pool_all
+        return self(input_ids, attention_mask, token_type_ids, first_only=first_only)
 
 
 class PredictionTransform(nn.Module):
@@ -639,7 +722,7 @@ class M2BertForMaskedLM(M2BertPreTrainedModel):
 
 @dataclass
 class M2BertEmbeddingOutput(ModelOutput):
-    """sentence_embedding (B, D); last_hidden_state (B, L, D); hidden_states if asked for."""
+    """sentence_embedding (B, D); last_hidden_state (B, L, D) and hidden_states if asked for."""
 
     sentence_embedding: Tensor | None = None
     last_hidden_state: Tensor | None = None
@@ -665,11 +748,19 @@ class M2BertForEmbedding(M2BertPreTrainedModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        embedding_only: bool = False,
     ) -> M2BertEmbeddingOutput:
-        """Arguments as M2BertModel's."""
-        outputs = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states)
+        """Arguments as M2BertModel's; `embedding_only`: no states, and no work on them alone."""
+        options = {"first_only": embedding_only and not self.config.pool_all}
+        if embedding_only:
+            output_hidden_states = False
+        outputs = self.bert(
+            input_ids, attention_mask, token_type_ids, output_hidden_states, **options
+        )
         hidden = outputs.last_hidden_state
         embedding = hidden[:, 0] if self.config.use_cls_token else outputs.pooler_output
         if self.config.use_normalized_embeddings:
             embedding = F.normalize(embedding, dim=-1)
+        if embedding_only:
+            return M2BertEmbeddingOutput(embedding)
         return M2BertEmbeddingOutput(embedding, hidden, outputs.hidden_states)

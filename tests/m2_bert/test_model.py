@@ -118,7 +118,7 @@ def test_filters_are_made_again_after_a_change_of_dtype(model, ids, made) -> Non
     with torch.no_grad():
         single = model(ids).last_hidden_state
         model.to(torch.float64)
-        assert not _first_filter(model)._spectra
+        assert not _first_filter(model)._cache
         double = model(ids).last_hidden_state
     assert len(made) == 2 * FILTERS
     assert double.dtype == torch.float64
@@ -135,7 +135,7 @@ def test_filters_of_the_two_latest_lengths_are_kept(model, ids, made) -> None:
         assert len(made) == 3 * FILTERS
         model(ids)
     assert len(made) == 4 * FILTERS
-    assert len(_first_filter(model)._spectra) == 2
+    assert len(_first_filter(model)._cache) == 2
 
 
 def test_filter_cache_can_be_switched_off(model, ids, made) -> None:
@@ -144,15 +144,15 @@ def test_filter_cache_can_be_switched_off(model, ids, made) -> None:
         model.set_filter_cache(0)
         torch.testing.assert_close(model(ids).last_hidden_state, kept)
     assert len(made) == FILTERS
-    assert not _first_filter(model)._spectra
+    assert not _first_filter(model)._cache
 
 
 def test_training_mode_drops_the_filters(model, ids, made) -> None:
     with torch.no_grad():
         model(ids)
-        assert _first_filter(model)._spectra
+        assert _first_filter(model)._cache
         model.train()
-        assert not _first_filter(model)._spectra
+        assert not _first_filter(model)._cache
         model(ids)
     assert len(made) == FILTERS, "training mode never makes a spectrum"
 
@@ -163,10 +163,10 @@ def test_the_cache_is_neither_saved_nor_copied(model, ids) -> None:
         want = model(ids).last_hidden_state
     assert set(model.state_dict()) == names
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert not _first_filter(other)._spectra
+        assert not _first_filter(other)._cache
         with torch.no_grad():
             assert torch.equal(other(ids).last_hidden_state, want)
-    assert _first_filter(model)._spectra
+    assert _first_filter(model)._cache
 
 
 # ---- Gradients and precision ---------------------------------------------------------------------
