@@ -13,6 +13,7 @@
 #include "core/fft_conv.h"
 #include "core/plan.h"
 #include "core/twiddle.h"
+#include "cpu/blocks.h"
 #include "cpu/dispatch.h"
 #include "cpu/products.h"
 
@@ -65,6 +66,11 @@ PYBIND11_MODULE(_host, module) {
              "Return whether products of bfloat16 use the CPU's instructions for them.");
   module.def("use_bf16_instructions", &monarch::cpu::use_bf16_instructions, py::arg("wanted"),
              "Use them from now on, where the CPU and the instruction set in use have them.");
+  module.def("kept_bytes", &monarch::cpu::kept_bytes,
+             "Return how much memory of freed results is kept for the next ones.");
+  module.def("kept_limit", &monarch::cpu::kept_limit, "Return how much may be kept, in bytes.");
+  module.def("set_kept_limit", &monarch::cpu::set_kept_limit, py::arg("bytes"),
+             "Keep no more from now on; what is over the limit returns to the system at once.");
   module.def("transform_size", &transform_size, py::arg("length"),
              "Return the length of the transform that the kernels use for `length` points.\n\n"
              "Raises ValueError for a length that is out of range.");

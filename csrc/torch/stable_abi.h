@@ -26,6 +26,8 @@
 
 #define MONARCH_TORCH_CPU extern "C" __attribute__((visibility("default")))
 #define MONARCH_TORCH_CUDA extern "C" __attribute__((visibility("default")))
+// Absent (null) from a torch that is too old to have it.
+#define MONARCH_TORCH_OPTIONAL extern "C" __attribute__((weak, visibility("default")))
 
 struct AtenTensorOpaque;
 using AtenTensorHandle = AtenTensorOpaque*;
@@ -64,6 +66,12 @@ MONARCH_TORCH_CPU AOTITorchError aoti_torch_empty_strided(int64_t dim, const int
                                                           const int64_t* strides, int32_t dtype,
                                                           int32_t device_type, int32_t device_index,
                                                           AtenTensorHandle* result);
+MONARCH_TORCH_OPTIONAL AOTITorchError torch_from_blob(  // torch >= 2.11
+    void* data, int64_t dim, const int64_t* sizes, const int64_t* strides, int64_t storage_offset,
+    int32_t dtype, int32_t device_type, int32_t device_index, AtenTensorHandle* result,
+    int32_t layout, const uint8_t* opaque_metadata, int64_t opaque_metadata_size,
+    void (*deleter)(void* data, void* context), void* context);
+MONARCH_TORCH_CPU int32_t aoti_torch_layout_strided();
 MONARCH_TORCH_CPU int32_t aoti_torch_dtype_float32();
 MONARCH_TORCH_CPU int32_t aoti_torch_dtype_bfloat16();
 MONARCH_TORCH_CPU int32_t aoti_torch_dtype_float16();
@@ -131,6 +139,14 @@ inline const char* dtype_name(DType dtype) {
   }
   return "unsupported dtype";
 }
+
+// Where a library's large tensors on the CPU come from instead of torch's allocator.
+struct BlockSource {
+  int64_t least_bytes;
+  void* (*take)(int64_t bytes);  // null: out of memory
+  void (*give)(void* data, int64_t bytes) noexcept;
+};
+inline const BlockSource* block_source = nullptr;
 
 // One owned reference to a torch tensor. Move only; alias() makes a second reference.
 class Tensor {
@@ -248,7 +264,8 @@ class Tensor {
       strides[i] = step;
       step *= sizes[i] > 0 ? sizes[i] : 1;
     }
-    AtenTensorHandle result;
+    AtenTensorHandle result = from_block(sizes, strides, step * element_size(dtype), dtype);
+    if (result != nullptr) return Tensor(result);
     const AOTITorchError error =
         aoti_torch_empty_strided(static_cast<int64_t>(dims), sizes, strides.data(), dtype,
                                  device_type(), device_index(), &result);
@@ -257,6 +274,34 @@ class Tensor {
     return Tensor(result);
   }
 
+  // A tensor over a block of `block_source`, which gets it back when the storage is freed; null
+  // where there is no source, or too little to ask it for.
+  AtenTensorHandle from_block(const int64_t* sizes, const std::vector<int64_t>& strides,
+                              int64_t bytes, int32_t dtype) const {
+    if (block_source == nullptr || bytes < block_source->least_bytes || !is_cpu() ||
+        torch_from_blob == nullptr) {
+      return nullptr;
+    }
+    void* data = block_source->take(bytes);
+    if (data == nullptr) return nullptr;
+    const auto give = [](void* block, void* context) {
+      block_source->give(block, reinterpret_cast<intptr_t>(context));
+    };
+    AtenTensorHandle result = nullptr;
+    const AOTITorchError error =
+        torch_from_blob(data, static_cast<int64_t>(strides.size()), sizes, strides.data(), 0, dtype,
+                        device_type(), device_index(), &result, aoti_torch_layout_strided(),
+                        nullptr, 0, give, reinterpret_cast<void*>(static_cast<intptr_t>(bytes)));
+    if (error != 0) block_source->give(data, bytes);
+    return error == 0 ? result : nullptr;
+  }
+
+  static int64_t element_size(int32_t dtype) {
+    if (dtype == aoti_torch_dtype_float64()) return 8;
+    if (dtype == aoti_torch_dtype_float32()) return 4;
+    if (dtype == aoti_torch_dtype_bfloat16() || dtype == aoti_torch_dtype_float16()) return 2;
+    return 0;  // not one that operators allocate
+  }
   std::string index_text() const { return std::to_string(device_index()); }
 
   AtenTensorHandle handle_ = nullptr;
