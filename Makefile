@@ -10,6 +10,7 @@
 #
 #   PYTHON=python3.12      the Python that makes .venv
 #   VENV=path              another environment
+#   WORKERS=0              the tests in one process
 #   TORCH="torch==2.11.0"  what to install as torch; pip options are possible
 #   MONARCH_KERNELS_*      see setup.py
 
@@ -17,6 +18,8 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 EXTRAS ?= test,bench
 ARGS ?=
+# Processes that share the tests, each file in one of them. The kernels have threads of their own.
+WORKERS ?= 2
 
 # The first Python that is new enough.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -39,7 +42,7 @@ lint_tools = $(shell $(python) -c 'import tomllib; \
 
 test: $(stamps)/installed
 	@echo "== tests"
-	@$(python) -m pytest -q $(ARGS)
+	@$(python) -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
 
 # None of these tests may reach for the Hub.
 test-integrations: $(stamps)/integrations
