@@ -1,4 +1,5 @@
 // Launchers of fft_conv: spectra and forward.
+#include "core/fft_conv_dispatch.h"
 #include "cuda/fft_conv.h"
 #include "cuda/fft_conv_launch.cuh"
 #include "cuda/twiddle.cuh"
@@ -7,8 +8,11 @@ namespace monarch::cuda {
 
 // ---- Spectra
 
-int64_t spectrum_floats(int64_t channels, int64_t length, const DeviceLimits& device) {
-  return cuda_spectrum_floats(channels, choose(length, device));
+int64_t spectrum_floats(int64_t channels, int64_t length, Precision precision,
+                        const DeviceLimits& device) {
+  const int64_t floats = cuda_filter_floats(channels, length, precision, device.shared_bytes);
+  if (floats == 0) choose(length, device);  // throws
+  return floats;
 }
 
 int64_t filter_spectrum_scratch(const FilterSpectrumParams& p, const DeviceLimits& device) {
