@@ -8,6 +8,7 @@ Public names:
     block_diagonal: one block-diagonal factor of a Monarch matrix.
     monarch_matmul: two factors and the permutation between; to_dense, project_to_monarch.
     glu_mlp: the gated MLP of block-diagonal weights, with residual and LayerNorm, in one pass.
+    implicit_filter: long filters as the values of a sine network of the tap's position.
     keep_memory, kept_memory: how much memory of freed results waits for the next ones (CPU).
 
 `python -m monarch_kernels.info` says which backends are usable here, and why the others are not.
@@ -18,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from monarch_kernels.block_diagonal import block_diagonal
 from monarch_kernels.fft_conv import fft_conv
 from monarch_kernels.glu_mlp import glu_mlp
+from monarch_kernels.implicit_filter import implicit_filter
 from monarch_kernels.memory import keep_memory, kept_memory
 from monarch_kernels.mixer_conv import mixer_conv
 from monarch_kernels.monarch_matmul import monarch_matmul, project_to_monarch, to_dense
@@ -36,6 +38,7 @@ __all__ = [
     "fft_conv",
     "filter_spectrum",
     "glu_mlp",
+    "implicit_filter",
     "keep_memory",
     "kept_memory",
     "mixer_conv",

@@ -262,6 +262,23 @@ def check_out_features(out_features: int | None, name: str, blocks: int, size: i
     return out_features
 
 
+# ---- Implicit filters ----------------------------------------------------------------------------
+
+
+def check_sizes(
+    name: str, t: Tensor, dims: str, sizes: dict[str, int], like: Tensor, other: str
+) -> None:
+    """t has the size that `sizes` gives for each letter of `dims`, dtype and device of `like`."""
+    check_tensor(name, t, dims)
+    letters = [d.strip() for d in dims.split(",") if d.strip()]
+    expected = tuple(sizes[letter] for letter in letters)
+    if tuple(t.shape) != expected:
+        raise ValueError(f"{name} must have shape ({dims}) = {expected}, got {tuple(t.shape)}")
+    if t.dtype != like.dtype:
+        raise TypeError(f"{name} must have the dtype of {other} ({like.dtype}), got {t.dtype}")
+    check_device(name, t, other, like)
+
+
 # ---- What the registered operators share
 
 

@@ -185,3 +185,23 @@ def glu_mlp(
         scale, shift = (t if t is None else t.to(dtype) for t in (norm_weight, norm_bias))
         y = layer_norm(y, (width,), scale, shift, eps)
     return y.to(x.dtype)
+
+
+@_without_autocast
+def implicit_filter(
+    z: Tensor,
+    w_in: Tensor,
+    b_in: Tensor,
+    w_hidden: Tensor,
+    b_hidden: Tensor,
+    w_out: Tensor,
+    freq: Tensor,
+    deltas: Tensor,
+    t: Tensor,
+) -> Tensor:
+    """`monarch_kernels.implicit_filter` as batched products; deltas is (F, H)."""
+    freq = freq.unsqueeze(1)
+    a = torch.sin(freq * torch.baddbmm(b_in.unsqueeze(1), z, w_in.mT))  # (F, L, O)
+    for w, b in zip(w_hidden.unbind(1), b_hidden.unbind(1), strict=True):
+        a = torch.sin(freq * torch.baddbmm(b.unsqueeze(1), a, w.mT))
+    return torch.bmm(w_out, a.mT) * torch.exp(-deltas.abs().unsqueeze(-1) * t)

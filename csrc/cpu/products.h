@@ -6,6 +6,7 @@
 
 #include "core/block_diagonal.h"
 #include "core/glu_mlp.h"
+#include "core/implicit_filter.h"
 #include "core/monarch_matmul.h"
 
 namespace monarch::cpu {
@@ -25,6 +26,8 @@ struct ProductTable {
   void (*glu_mlp_bwd_rows)(const GluMlpBackwardParams&, int64_t, int64_t);
   void (*glu_mlp_bwd_weights)(const GluMlpBackwardParams&, int64_t, int64_t);
   void (*glu_mlp_bwd_results)(const GluMlpBackwardParams&, int64_t, int64_t);
+  void (*implicit_filter_fwd)(const ImplicitFilterParams&, int64_t, int64_t);
+  void (*implicit_filter_bwd)(const ImplicitFilterBackwardParams&, int64_t, int64_t);
 };
 
 extern const ProductTable kGenericProducts, kAvx2Products, kAvx512Products, kAvx512Bf16Products;

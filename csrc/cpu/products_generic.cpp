@@ -1,5 +1,6 @@
 // The products for one instruction set; CMakeLists.txt gives this file its flags.
 #include "cpu/glu_mlp.inl"
+#include "cpu/implicit_filter.inl"
 #include "cpu/monarch_matmul.inl"
 #include "cpu/products.inl"
 
@@ -17,5 +18,7 @@ const ProductTable kGenericProducts = {false,
                                        run_glu_mlp_finish,
                                        run_glu_mlp_bwd_rows,
                                        run_glu_mlp_bwd_weights,
-                                       run_glu_mlp_bwd_results};
+                                       run_glu_mlp_bwd_results,
+                                       run_implicit_filter_fwd,
+                                       run_implicit_filter_bwd};
 }
