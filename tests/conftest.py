@@ -70,6 +70,25 @@ def fft_conv_on_gpu(u, k, *, backend, **options):
     return y.cpu()
 
 
+def short_conv_on_gpu(u, s, s_bias=None, *, backend, **options):
+    """`short_conv` of CPU tensors, computed on the GPU."""
+    return _on_gpu(short_conv, (u, s, s_bias), backend, options)
+
+
+def _on_gpu(function, tensors, backend, options):
+    if torch.is_autocast_enabled("cpu"):
+        pytest.skip("autocast of the CPU: test_cuda.py has that of the GPU")
+    given = (*tensors, *options.values())
+    if any(isinstance(t, torch.Tensor) and t.is_meta for t in given):
+        return function(*tensors, backend=backend, **options)  # there is nothing to move
+    poison_gpu()
+    options = {name: to_gpu(value) for name, value in options.items()}
+    return function(*map(to_gpu, tensors), backend=backend, **options).cpu()
+
+
+_ON_GPU = {short_conv: short_conv_on_gpu}
+
+
 def _use(name):
     """Select the instruction set of "native-<isa>"; return `fft_conv` with the backend."""
     backend, _, isa = name.partition("-")
@@ -120,7 +139,9 @@ def native_best(request, restore_isa):
 def _same(implementation, function):
     """Another operator with the backend and instruction set of an `fft_conv`."""
     if implementation.func is fft_conv_on_gpu:
-        pytest.skip(f"{function.__name__} has no CUDA kernel yet")
+        if function not in _ON_GPU:
+            pytest.skip(f"{function.__name__} has no CUDA kernel yet")
+        function = _ON_GPU[function]
     return functools.partial(function, **implementation.keywords)
 
 

@@ -33,3 +33,4 @@ class CudaCall {
 }  // namespace monarch
 
 #include "../csrc/torch/fft_conv_cuda.cpp"
+#include "../csrc/torch/short_conv_cuda.cpp"

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from monarch_kernels import _native
+from tests.emulation import fft_conv, short_conv
 from tests.emulation.build import BuildError, build, compiler
-from tests.emulation.fft_conv import SOURCES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,6 +50,31 @@ for other in (data[:0], data[:-1], data[None], data.double(), twice[::2], misali
         raise AssertionError("a wrong spectrum was taken")
 print(len(chosen), spectrum.data.numel())
 """
+SHORT_WORK = """
+import functools, sys
+import torch
+from monarch_kernels import short_conv
+from monarch_kernels.testing import with_layout
+from tests.test_short_conv import OPTIONS, check_short_conv, evaluate, make
+
+torch.set_num_threads(1)
+torch.ops.load_library(sys.argv[1])
+native = functools.partial(short_conv, backend="native")
+for padding, activation, channels_last in OPTIONS:
+    options = {"padding": padding, "activation": activation, "channels_last": channels_last}
+    for dtype in ("float32", "bfloat16", "float16"):
+        for shape in ((2, 3, 1, 3), (2, 35, 70, 4)):
+            check_short_conv(native, *shape, dtype, **options)
+    for layout in ("transposed", "sliced", "strided"):
+        inputs = make(2, 19, 70, 3, channels_last)
+        expected = evaluate(native, *inputs, **options)
+        laid = [with_layout(t, layout) for t in inputs]
+        for name, t in evaluate(native, *laid, **options).items():
+            assert torch.equal(t, expected[name]), name
+for batch, channels in ((0, 5), (2, 0)):
+    results = evaluate(native, *make(batch, channels, 9, 3, False), channels_last=False)
+    assert torch.equal(results["ds"], torch.zeros(channels, 3))
+"""
 # Rows in a block and in several, odd lengths, every mode, empty tensors, every layout.
 NAMES = """
 one_full three_circular prime_7 channels_33 interleaved_full first_row_plan circular_prime_521
@@ -67,7 +92,7 @@ def library(tmp_path_factory):
         gcc = compiler()
     except BuildError as error:
         pytest.skip(str(error))
-    kernels = build(SOURCES)
+    kernels = build([*fft_conv.SOURCES, *short_conv.SOURCES])
     output = tmp_path_factory.mktemp("binding") / "cuda_binding.so"
     torch_libraries = Path(torch.__file__).parent / "lib"
     done = subprocess.run(
@@ -90,3 +115,9 @@ def test_operators_with_emulated_kernels(library):
     cases, floats = map(int, done.stdout.split())
     assert cases == 3 * len(NAMES)
     assert floats > 2 * 3 * 300, "this is not the size of a CUDA spectrum"
+
+
+def test_short_conv_with_emulated_kernels(library):
+    command = [sys.executable, "-c", SHORT_WORK, str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]

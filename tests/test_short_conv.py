@@ -46,33 +46,37 @@ def shifted(u, s, s_bias=None, *, padding, activation, channels_last):
     return y.transpose(1, 2) if channels_last else y
 
 
+def check_short_conv(function, batch, channels, length, taps, dtype, **options):
+    """The budget: twice the worst error of the same sums by torch in float32, in three orders."""
+    inputs = make(batch, channels, length, taps, options["channels_last"], dtype)
+    actual = evaluate(function, *inputs, **options)
+    exact = evaluate(shifted, *inputs, dtype=torch.float64, **options)
+    reference = dict(options, backend="reference")
+    peers = [
+        evaluate(shifted, *inputs, dtype=torch.float32, **options),
+        evaluate(short_conv, *inputs, dtype=torch.float32, **reference),
+    ]
+    for name, value in actual.items():
+        # Rounding of a few numbers may be 0 by luck: at least that of their terms' sum.
+        eps = torch.finfo(torch.float32).eps
+        rough = exact[name] + 4 * eps * exact[name].square().mean().sqrt()
+        assert_close_to_float64(
+            value,
+            exact[name],
+            [*(p[name] for p in peers), rough],
+            dtype=torch.float32 if name.startswith("ds") else getattr(torch, dtype),
+            name=f"{length} samples, {taps} taps, {channels} channels: {name}",
+        )
+
+
 @pytest.mark.usefixtures("one_thread", "poison")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @by_options
 def test_result_and_gradients(short, padding, activation, channels_last, dtype):
-    """The budget: twice the worst error of the same sums by torch in float32, in three orders."""
     options = {"padding": padding, "activation": activation, "channels_last": channels_last}
     for length, taps in itertools.product(LENGTHS, TAPS):
         for channels in (3, 35) if length < 100 else (3,):
-            inputs = make(2, channels, length, taps, channels_last, dtype)
-            actual = evaluate(short, *inputs, **options)
-            exact = evaluate(shifted, *inputs, dtype=torch.float64, **options)
-            reference = dict(options, backend="reference")
-            peers = [
-                evaluate(shifted, *inputs, dtype=torch.float32, **options),
-                evaluate(short_conv, *inputs, dtype=torch.float32, **reference),
-            ]
-            for name, value in actual.items():
-                # Rounding of a few numbers may be 0 by luck: at least that of their terms' sum.
-                eps = torch.finfo(torch.float32).eps
-                rough = exact[name] + 4 * eps * exact[name].square().mean().sqrt()
-                assert_close_to_float64(
-                    value,
-                    exact[name],
-                    [*(p[name] for p in peers), rough],
-                    dtype=torch.float32 if name.startswith("ds") else getattr(torch, dtype),
-                    name=f"{length} samples, {taps} taps, {channels} channels: {name}",
-                )
+            check_short_conv(short, 2, channels, length, taps, dtype, **options)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -206,6 +206,8 @@ MONARCH_DEVICE float fma(float a, float b, float c) {
   return MONARCH_EITHER(__fmaf_rn(a, b, c), std::fma(a, b, c));
 }
 
+MONARCH_DEVICE float exp(float x) { return MONARCH_EITHER(::expf(x), std::exp(x)); }
+
 // sin(pi x) and cos(pi x).
 MONARCH_DEVICE void sincospi(double x, double* sine, double* cosine) {
   MONARCH_EITHER(::sincospi(x, sine, cosine), emulation::sincospi(x, sine, cosine));

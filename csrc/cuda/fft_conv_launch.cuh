@@ -88,6 +88,7 @@ inline float scale_of(const TransformShape& choice) {
 
 struct CallShape {
   int64_t batch, channels, length;
+  const char* operation = "fft_conv";
 };
 
 template <class Kernel, class... Arguments>
@@ -106,8 +107,9 @@ void start(const char* name, const CallShape& shape, const Launch& launch, Kerne
   }
   if (error == nullptr) return;
   std::ostringstream message;
-  message << "fft_conv: " << name << " for (B, H, L) = (" << shape.batch << ", " << shape.channels
-          << ", " << shape.length << ") on cuda:" << launch.device.index << ": " << error;
+  message << shape.operation << ": " << name << " for (B, H, L) = (" << shape.batch << ", "
+          << shape.channels << ", " << shape.length << ") on cuda:" << launch.device.index << ": "
+          << error;
   throw std::runtime_error(message.str());
 }
 

@@ -21,6 +21,16 @@ MONARCH_DEVICE void store_once(T* p, float value) {
   device::store_streaming(reinterpret_cast<uint16_t*>(p), device::from_float<T>(value).bits);
 }
 
+// What neighbouring threads read again.
+template <class T>
+MONARCH_DEVICE float load_cached(const T* p) {
+  if constexpr (sizeof(T) == 4) {
+    return device::load_readonly(p);
+  } else {
+    return device::to_float(T{device::load_readonly(reinterpret_cast<const uint16_t*>(p))});
+  }
+}
+
 template <class T>
 MONARCH_DEVICE const T* row_of(const Rows& rows, int64_t channel, int64_t row) {
   return rows.data == nullptr ? nullptr

@@ -6,13 +6,8 @@ import torch
 from monarch_kernels import reference
 from monarch_kernels.testing import CASES, Case, check_fft_conv, evaluate, make_inputs, white
 from tests.emulation.emulator import Schedule, schedules
-from tests.emulation.fft_conv import (
-    H200,
-    RTX_4090,
-    SOURCES,
-    DeviceLimits,
-    EmulatedFftConv,
-)
+from tests.emulation.fft_conv import SOURCES, EmulatedFftConv
+from tests.emulation.launching import FEW, H200, RTX_4090, DeviceLimits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,8 +17,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 BLOCK_SIZES = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 BLOCK_SIZES += (6144, 8192, 12288, 16384)
 OUTER_SIZES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
-# One block a channel, which loops over the rows, and a cache of three long rows.
-FEW = DeviceLimits(0, 0, 99 << 10, 3 << 20)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from monarch_kernels.testing import Case, check_fft_conv, evaluate, make_inputs
 from tests.emulation import nvcc
 from tests.emulation.build import BuildError, build, compiler
 from tests.emulation.emulator import Emulator
-from tests.emulation.fft_conv import SMALL, DeviceLimits, EmulatedFftConv
+from tests.emulation.fft_conv import EmulatedFftConv
+from tests.emulation.launching import SMALL, DeviceLimits
 from tests.emulation.ptx_formats import PtxError
 from tests.emulation.ptx_module import PtxModule
 
