@@ -32,4 +32,5 @@ class CudaCall {
 
 }  // namespace monarch
 
+#include "../csrc/torch/block_diagonal_cuda.cpp"
 #include "../csrc/torch/fft_conv_cuda.cpp"
