@@ -32,5 +32,6 @@ class CudaCall {
 
 }  // namespace monarch
 
+#include "../csrc/torch/block_diagonal_cuda.cpp"
 #include "../csrc/torch/fft_conv_cuda.cpp"
 #include "../csrc/torch/short_conv_cuda.cpp"

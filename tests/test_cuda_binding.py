@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from monarch_kernels import _native
-from tests.emulation import fft_conv, short_conv
+from monarch_kernels.testing.products import PRODUCT_CASES
+from tests.emulation import fft_conv, products, short_conv
 from tests.emulation.build import BuildError, build, compiler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,7 +93,7 @@ def library(tmp_path_factory):
         gcc = compiler()
     except BuildError as error:
         pytest.skip(str(error))
-    kernels = build([*fft_conv.SOURCES, *short_conv.SOURCES])
+    kernels = build([*fft_conv.SOURCES, *short_conv.SOURCES, *products.SOURCES])
     output = tmp_path_factory.mktemp("binding") / "cuda_binding.so"
     torch_libraries = Path(torch.__file__).parent / "lib"
     done = subprocess.run(
@@ -121,3 +122,51 @@ def test_short_conv_with_emulated_kernels(library):
     command = [sys.executable, "-c", SHORT_WORK, str(library)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+PRODUCTS = """
+import ctypes, functools, sys
+import torch
+import monarch_kernels
+from monarch_kernels.testing.products import PRODUCT_CASES, check_product
+
+torch.set_num_threads(1)
+torch.ops.load_library(sys.argv[1])
+mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+if mallopt is not None:
+    mallopt(-6, 0x80)  # as above
+operators = sys.argv[2].split(",")
+chosen = [case for case in PRODUCT_CASES if case.operator in operators]
+for case in chosen:
+    operator = getattr(monarch_kernels, case.operator)
+    check_product(functools.partial(operator, backend="native"), case)
+
+# What keeps the kernels inside their arrays, without the checks of the public functions.
+ops = torch.ops.monarch_kernels
+x, w = torch.ones(3, 8), torch.ones(2, 5, 4)
+for wrong in (
+    lambda: ops.block_diagonal_fwd(x[0], w, None, 10),
+    lambda: ops.block_diagonal_fwd(x, w.half(), None, 10),
+    lambda: ops.block_diagonal_fwd(x, w[:, :0], None, 10),
+    lambda: ops.block_diagonal_fwd(x, w, None, 11),
+    lambda: ops.block_diagonal_fwd(x, w, torch.ones(9), 10),
+    lambda: ops.block_diagonal_fwd(x[:, :4], w, None, 10),
+    lambda: ops.block_diagonal_bwd(torch.ones(2, 10), x, w, True, True, True),
+    lambda: ops.block_diagonal_bwd(torch.ones(3, 11), x, w, True, True, True),
+):
+    try:
+        wrong()
+    except RuntimeError as error:
+        assert "block_diagonal: " in str(error), error
+    else:
+        raise AssertionError("wrong arguments were taken")
+print(len(chosen))
+"""
+OPERATORS = ("block_diagonal",)
+
+
+def test_products_with_emulated_kernels(library):
+    command = [sys.executable, "-c", PRODUCTS, str(library), ",".join(OPERATORS)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout) == sum(case.operator in OPERATORS for case in PRODUCT_CASES)

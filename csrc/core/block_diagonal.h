@@ -13,8 +13,8 @@ struct Activations {
   int64_t stride = 0;
 };
 
-// P matrices (rows, columns), contiguous. bfloat16 if the kernels multiply bfloat16
-// (cpu::bfloat16_products), else float32.
+// P matrices (rows, columns), contiguous. On CUDA of x's dtype; on the CPU bfloat16 if the kernels
+// multiply bfloat16 (cpu::bfloat16_products), else float32.
 struct Blocks {
   const void* data = nullptr;
   int64_t count = 0, rows = 0, columns = 0;
@@ -37,7 +37,8 @@ struct BlockDiagonalBackwardParams {
   Scalar scalar = Scalar::kFloat32;
   bool pairs = false;
   Activations dy, x;
-  Blocks w;                // sizes only
+  Blocks w;                // on the CPU, where block_diagonal_fwd makes dx, sizes only
+  void* dx = nullptr;      // (rows, in_features), contiguous, scalar; CUDA only
   void* dw = nullptr;      // (P, q, c), scalar
   float* dbias = nullptr;  // (out_features,)
   int64_t item_rows = 0;   // rows of a block that are one item

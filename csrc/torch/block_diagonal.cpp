@@ -44,7 +44,7 @@ Tensor fwd(const Tensor& x, const Tensor& w, const MaybeTensor& bias, int64_t ou
   const Blocks& blocks = weights.blocks();
   check_width(x.size(1), blocks.count, blocks.columns, kName, "the width of x");
   check_width(out_features, blocks.count, blocks.rows, kName, "out_features");
-  return multiply(x, in, weights, vector_data(bias, out_features, kName, "bias"), out_features);
+  return multiply(x, in, weights, vector_data(bias, out_features, x, kName, "bias"), out_features);
 }
 
 // A result that nobody wants is an empty tensor.

@@ -48,9 +48,9 @@ Tensor fwd(const Tensor& x, const Tensor& w_in, const Tensor& w_out, const Maybe
   p.residual = added.view();
   p.w_in = first.blocks();
   p.w_out = second.blocks();
-  p.bias = vector_data(bias, width, kName, "bias");
-  p.norm_weight = vector_data(norm_weight, width, kName, "norm_weight");
-  p.norm_bias = vector_data(norm_bias, width, kName, "norm_bias");
+  p.bias = vector_data(bias, width, x, kName, "bias");
+  p.norm_weight = vector_data(norm_weight, width, x, kName, "norm_weight");
+  p.norm_bias = vector_data(norm_bias, width, x, kName, "norm_bias");
   p.eps = static_cast<float>(eps);
   Tensor y = x.new_empty({p.rows, width});
   if (y.numel() == 0) return y;

@@ -28,7 +28,7 @@ Tensor fwd(const Tensor& x, const Tensor& w1, const Tensor& w2, const MaybeTenso
   check_width(out_features, p.w2.count, p.w2.rows, kName, "out_features");
   MONARCH_CHECK(p.w1.count * p.w1.rows == p.w2.count * p.w2.columns, kName,
                 ": the factors do not chain");
-  p.bias = vector_data(bias, out_features, kName, "bias");
+  p.bias = vector_data(bias, out_features, x, kName, "bias");
   Tensor y = x.new_empty({p.rows, out_features});
   if (y.numel() == 0) return y;
   p.y = y.data();

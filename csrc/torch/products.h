@@ -1,49 +1,12 @@
-// What the bindings of block_diagonal, monarch_matmul and glu_mlp share: checks, and weights in
-// the dtype that the kernels multiply.
+// What the bindings of block_diagonal, monarch_matmul and glu_mlp share on the CPU: weights in the
+// dtype that the kernels multiply, and the division of work.
 #pragma once
 
 #include <algorithm>
 
-#include "core/block_diagonal.h"
-#include "torch/stable_abi.h"
+#include "torch/product_operands.h"
 
 namespace monarch {
-
-using abi::Tensor;
-using MaybeTensor = std::optional<Tensor>;
-
-inline Scalar activation_scalar(const Tensor& x, const char* op) {
-  switch (x.dtype()) {
-    case abi::DType::Float32:
-      return Scalar::kFloat32;
-    case abi::DType::BFloat16:
-      return Scalar::kBFloat16;
-    case abi::DType::Float16:
-      return Scalar::kFloat16;
-    default:
-      abi::fail(op, ": x must be float32, bfloat16 or float16, got ", abi::dtype_name(x.dtype()));
-  }
-}
-
-// (rows, width) on the CPU; kept alive and, where its rows are not contiguous, copied.
-class RowTensor {
- public:
-  RowTensor() = default;
-  RowTensor(const Tensor& t, const Tensor& x, int64_t width, const char* op, const char* name) {
-    MONARCH_CHECK(t.is_cpu(), op, ": expected CPU tensors");
-    MONARCH_CHECK(t.dim() == 2 && x.dim() == 2 && t.size(0) == x.size(0) && t.size(1) == width &&
-                      t.dtype() == x.dtype(),
-                  op, ": ", name, " must have shape (", x.dim() == 2 ? x.size(0) : -1, ", ", width,
-                  ") and the dtype of x");
-    tensor_ = t.stride(1) == 1 || width == 1 ? t.alias() : t.contiguous();
-    view_ = {tensor_.data(), tensor_.stride(0)};
-  }
-  const Activations& view() const { return view_; }
-
- private:
-  Tensor tensor_;
-  Activations view_;
-};
 
 // Weights (P, q, c), of x's dtype or (`transposed`) with each block's rows and columns exchanged,
 // in what the kernels multiply.
@@ -52,9 +15,8 @@ class Weights {
   Weights() = default;
   Weights(const Tensor& w, const Tensor& x, const char* op, const char* name,
           bool transposed = false) {
-    MONARCH_CHECK(w.is_cpu() && w.dim() == 3 && w.dtype() == x.dtype(), op, ": ", name,
-                  " must be a CPU tensor of three dimensions and x's dtype");
-    MONARCH_CHECK(w.numel() > 0, op, ": ", name, " is empty");
+    MONARCH_CHECK(w.is_cpu(), op, ": expected CPU tensors");
+    check_weights(w, x, op, name);
     blocks_ = {nullptr, w.size(0), w.size(transposed ? 2 : 1), w.size(transposed ? 1 : 2)};
     const Scalar scalar = activation_scalar(w, op);
     const bool pairs = scalar == Scalar::kBFloat16 && cpu::bfloat16_products();
@@ -80,22 +42,6 @@ class Weights {
 
 inline bool multiplies_pairs(const Tensor& x) {
   return x.dtype() == abi::DType::BFloat16 && cpu::bfloat16_products();
-}
-
-inline const float* vector_data(const MaybeTensor& t, int64_t size, const char* op,
-                                const char* name) {
-  if (!t) return nullptr;
-  MONARCH_CHECK(t->is_cpu() && t->dim() == 1 && t->size(0) == size &&
-                    t->dtype() == abi::DType::Float32 && (t->stride(0) == 1 || size == 1),
-                op, ": ", name, " must be ", size, " contiguous float32 on the CPU");
-  return t->data<const float>();
-}
-
-// `width` features are blocks of `size`, the last ones padded.
-inline void check_width(int64_t width, int64_t blocks, int64_t size, const char* op,
-                        const char* name) {
-  MONARCH_CHECK(blocks * (size - 1) < width && width <= blocks * size, op, ": ", name, " is ",
-                width, ", not ", blocks, " blocks of ", size);
 }
 
 // Items of so many products that a thread is worth waking.

@@ -1,0 +1,108 @@
+"""The CUDA kernels of the matrix products, forward and backward, and their launchers."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from monarch_kernels.testing.products import (
+    PRODUCT_CASES,
+    ProductCase,
+    check_product,
+    product_inputs,
+    run_product,
+)
+from tests.emulation.emulator import Schedule, schedules
+from tests.emulation.fft_conv import H200, DeviceLimits
+from tests.emulation.products import SOURCES, EmulatedProducts
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+DTYPES = ("float32", "bfloat16", "float16")
+CASES = [case for case in PRODUCT_CASES if hasattr(EmulatedProducts, case.operator)]
+# Sizes that divide into tiles and copies of 16 bytes, more than one tile each way.
+WHOLE = (
+    ProductCase("block_diagonal", "tiles", (136, 160), ((2, 104, 80),), ("bias",)),
+    ProductCase("block_diagonal", "no_chunks", (136, 162), ((2, 101, 81),), ("bias",)),
+)
+SHAPES = [replace(case, dtype=dtype) for case in WHOLE for dtype in DTYPES]
+
+
+@pytest.fixture(scope="module")
+def flavours(emulators):
+    return emulators(SOURCES)
+
+
+@pytest.fixture(scope="module")
+def fast(flavours):
+    return flavours[0]
+
+
+def operator(emulator, case, device=H200):
+    op = EmulatedProducts(emulator, device)
+    return op, getattr(op, case.operator)
+
+
+def within_budget(emulator, case, device=H200) -> EmulatedProducts:
+    """Result and all gradients are within the error budget, and nothing was found."""
+    op, function = operator(emulator, case, device)
+    check_product(function, case)
+    assert not op.findings, "\n".join(op.findings[:5])
+    return op
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_every_case(fast, case):
+    within_budget(fast, case)
+
+
+@pytest.mark.parametrize("case", SHAPES, ids=lambda case: case.id)
+def test_every_schedule(flavours, case):
+    """The checked flavour finds nothing; six schedules give the same bits."""
+    fast, checked = flavours
+    within_budget(checked, case)
+    first = None
+    for schedule in schedules():
+        fast.use(schedule)
+        op, function = operator(fast, case)
+        results = run_product(function, case, product_inputs(case))
+        assert not op.findings, f"{schedule}: " + "\n".join(op.findings[:5])
+        first = first or results
+        for name, value in results.items():
+            assert torch.equal(value, first[name]), f"{name} under {schedule}"
+    fast.use(Schedule())
+
+
+@pytest.mark.parametrize("case", SHAPES[:3], ids=lambda case: case.id)
+def test_matrix_loads_have_no_bank_conflicts(fast, case):
+    for stats in within_budget(fast, case).stats:
+        assert stats["wavefronts"] == stats["matrices"]
+        assert (stats["matrices"] > 0) == (stats["products"] > 0) == (case.dtype != "float32")
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 132])
+def test_rows_in_slices(fast, multiprocessors):
+    """A small GPU sums the rows in one slice, a large one in many, one of which may be empty."""
+    case = ProductCase("block_diagonal", "rows", (1100, 24), ((2, 10, 12),), ("bias",))
+    within_budget(fast, case, DeviceLimits(0, multiprocessors, 99 << 10, 8 << 20))
+
+
+def test_too_little_shared_memory_is_an_error(fast):
+    op = EmulatedProducts(fast, DeviceLimits(3, 8, 48 << 10, 4 << 20))
+    with pytest.raises(RuntimeError, match=r"product_kernel for 3 rows and weights \(2, 5, 4\) on"):
+        op.block_diagonal(torch.ones(3, 8), torch.ones(2, 5, 4))
+
+
+@pytest.mark.parametrize("name", ["x", "w", "bias"])
+def test_one_gradient_alone(fast, name):
+    """It is what it is among all of them."""
+    case = SHAPES[1]
+    inputs = product_inputs(case)
+    every = run_product(operator(fast, case)[1], case, inputs)
+    given = {n: t.detach().clone() for n, t in inputs.items() if n != "dy"}
+    leaf = given[name].requires_grad_()
+    op, function = operator(fast, case)
+    y = function(given.pop("x"), given.pop("w"), **given)
+    (gradient,) = torch.autograd.grad(y, leaf, inputs["dy"])
+    assert torch.equal(gradient, every[f"d{name}"])
+    assert not op.findings
