@@ -33,4 +33,5 @@ class CudaCall {
 }  // namespace monarch
 
 #include "../csrc/torch/fft_conv_cuda.cpp"
+#include "../csrc/torch/mixer_conv_cuda.cpp"
 #include "../csrc/torch/short_conv_cuda.cpp"

@@ -9,7 +9,8 @@ namespace {
 
 ShortGrid grid_of(const ShortRows& rows, int turns) {
   ShortGrid grid{};
-  grid.channels = rows.channels;
+  grid.channels = static_cast<uint32_t>(rows.channels);
+  grid.part = static_cast<uint32_t>(std::max<int64_t>(1, rows.channels / rows.parts));
   grid.length = rows.length;
   const int64_t runs = quotient(rows.length, kRun), items = rows.batch * runs;
   if (items > 0x7fffffff) {
@@ -28,7 +29,7 @@ ShortGrid grid_of(const ShortRows& rows, int turns) {
 }
 
 ShortFilter filter_of(const ShortRows& rows, bool reversed) {
-  return {rows.s, rows.s_bias, rows.taps, rows.left, reversed};
+  return {rows.s, rows.s_bias, rows.taps, rows.left, rows.filter_part_stride, reversed};
 }
 
 CallShape shape_of(const ShortRows& rows) {
@@ -37,12 +38,13 @@ CallShape shape_of(const ShortRows& rows) {
 
 template <class T>
 Samples<const T> source(const SampleArray& a) {
-  return {static_cast<const T*>(a.data), a.batch_stride, a.channel_stride, a.sample_stride};
+  return {static_cast<const T*>(a.data), a.batch_stride, a.channel_stride, a.sample_stride,
+          a.part_stride};
 }
 template <class T>
 Samples<T> target(const SampleArray& a) {
   return {static_cast<T*>(const_cast<void*>(a.data)), a.batch_stride, a.channel_stride,
-          a.sample_stride};
+          a.sample_stride, a.part_stride};
 }
 
 // use(a, b) with numbers of the two types, of which one is float or both are the same.
@@ -94,8 +96,8 @@ void short_filter_gradient(const ShortRows& rows, const SampleArray& x, const Sa
           filter_of(rows, false), source<X>(x), source<D>(d), partials);
   });
   start("short_sum_kernel", shape_of(rows), launch, short_sum_kernel,
-        quotient(rows.channels * (rows.taps + 1), kShortThreads), kShortThreads, 0, partials,
-        rows.channels, rows.taps, int64_t{grid.chunks}, ds, ds_bias);
+        quotient(rows.channels * (rows.taps + 1), kShortThreads), kShortThreads, 0, grid,
+        filter_of(rows, false), partials, ds, ds_bias);
 }
 
 // ---- The operator

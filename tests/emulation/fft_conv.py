@@ -16,7 +16,7 @@ SOURCES = (
 )
 
 
-class _FilterSpectrum(ctypes.Structure):  # FilterSpectrumParams, csrc/core/fft_conv.h
+class FilterSpectrumParams(ctypes.Structure):  # csrc/core/fft_conv.h
     _fields_ = (
         *((name, c_int64) for name in ("channels", "length")),
         *(("k", c_void_p), ("taps", c_int64), ("k_rev", c_void_p), ("reverse_taps", c_int64)),
@@ -61,7 +61,7 @@ class EmulatedFftConv(EmulatedOperator):
             c_int64(k.shape[0]), c_int64(length), self._limits()
         )
         with self.emulator:
-            p = _FilterSpectrum(k.shape[0], length, circular=circular)
+            p = FilterSpectrumParams(k.shape[0], length, circular=circular)
             p.k, p.taps = self.read(k, "k"), k.shape[1]
             p.k_rev = self.read(k_rev, "k_rev")
             p.reverse_taps = 0 if k_rev is None else k_rev.shape[1]
