@@ -5,9 +5,6 @@
 namespace monarch::cuda {
 namespace {
 
-constexpr int64_t kAlignment = 256;
-constexpr int64_t aligned(int64_t bytes) { return quotient(bytes, kAlignment) * kAlignment; }
-
 // The gradients of k, k_rev and skip from that of the polynomial, c.
 struct FilterGradientParams {
   const float2* c;  // channels rows, `pitch` apart, of size numbers; nullptr: zeros

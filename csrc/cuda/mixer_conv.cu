@@ -7,9 +7,6 @@
 namespace monarch::cuda {
 namespace {
 
-constexpr int64_t kAlignment = 256;
-constexpr int64_t aligned(int64_t bytes) { return quotient(bytes, kAlignment) * kAlignment; }
-
 // Parts of the scratch memory, for one launch or one group of long rows.
 struct ForwardPlan {
   TransformShape choice;

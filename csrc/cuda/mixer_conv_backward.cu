@@ -10,17 +10,12 @@
 namespace monarch::cuda {
 namespace {
 
-constexpr int64_t kAlignment = 256;
-constexpr int64_t aligned(int64_t bytes) {
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-}
-
 constexpr int kX1 = 0, kX2 = 1, kV = 2;  // the parts of q
 
 // A group of channels of q, and where its rows in scratch memory are: (part, row, channel, sample).
-class Backward {
+class ChannelGroup {
  public:
-  Backward(const MixerConvBackwardParams& params, int64_t first, int64_t channels)
+  ChannelGroup(const MixerConvBackwardParams& params, int64_t first, int64_t channels)
       : p_(params), first_(first), channels_(channels) {}
 
   bool need_rows() const { return p_.dq != nullptr || need_short(); }
@@ -144,7 +139,7 @@ class Backward {
 // group take less time than its work, it is several times as large.
 int64_t group_channels(const MixerConvBackwardParams& p, const DeviceLimits& device) {
   const int64_t most = std::max<int64_t>(
-      1, 4 * device.l2_bytes / std::max<int64_t>(1, Backward(p, 0, 1).rows_bytes()));
+      1, 4 * device.l2_bytes / std::max<int64_t>(1, ChannelGroup(p, 0, 1).rows_bytes()));
   const int64_t groups = (p.channels + most - 1) / most;
   return (p.channels + groups - 1) / std::max<int64_t>(1, groups);
 }
@@ -175,7 +170,7 @@ template <class Use>
 void each_group(const MixerConvBackwardParams& p, const DeviceLimits& device, Use use) {
   const int64_t channels = group_channels(p, device);
   for (int64_t c = 0; c < p.channels; c += channels) {
-    const Backward group(p, c, std::min(channels, p.channels - c));
+    const ChannelGroup group(p, c, std::min(channels, p.channels - c));
     if (group.needed()) use(group);
   }
 }
@@ -184,13 +179,14 @@ void each_group(const MixerConvBackwardParams& p, const DeviceLimits& device, Us
 
 int64_t mixer_conv_bwd_scratch(const MixerConvBackwardParams& p, const DeviceLimits& device) {
   int64_t bytes = needs_residual(p) ? fft_conv_bwd_scratch(residual_params(p), device) : 0;
-  each_group(p, device,
-             [&](const Backward& group) { bytes = std::max(bytes, group.scratch_bytes(device)); });
+  each_group(p, device, [&](const ChannelGroup& group) {
+    bytes = std::max(bytes, group.scratch_bytes(device));
+  });
   return bytes;
 }
 
 void mixer_conv_bwd(const MixerConvBackwardParams& p, void* scratch, const Launch& launch) {
-  each_group(p, launch.device, [&](const Backward& group) { group.run(scratch, launch); });
+  each_group(p, launch.device, [&](const ChannelGroup& group) { group.run(scratch, launch); });
   if (needs_residual(p)) fft_conv_bwd(residual_params(p), scratch, launch);
 }
 

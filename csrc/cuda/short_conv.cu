@@ -122,7 +122,7 @@ SampleArray contiguous(const ShortConvParams& p, const void* data, Scalar scalar
 
 // Before an activation, in float32; nothing without one.
 int64_t gradient_bytes(const ShortConvParams& p) {
-  return p.silu ? quotient(p.batch * p.channels * p.length * 4, 256) * 256 : 0;
+  return p.silu ? aligned(p.batch * p.channels * p.length * 4) : 0;
 }
 
 }  // namespace

@@ -40,7 +40,7 @@ class _Gradients(ctypes.Structure):  # FilterGradients
     )
 
 
-class _Backward(ctypes.Structure):  # MixerConvBackwardParams
+class Backward(ctypes.Structure):  # MixerConvBackwardParams
     _fields_ = (
         *(("operands", _Operands), ("dz", Rows)),
         *((name, c_void_p) for name in ("dq", "du", "ds", "ds_bias")),
@@ -81,7 +81,7 @@ class EmulatedMixerConv(EmulatedOperator):
         """Gradients of q, s, s_bias, u, k, k_rev, skip, k2, k2_rev, skip2; None if not needed."""
         with self.emulator:
             u = None if u is None else u.contiguous()
-            p = _Backward(self.operands(q, s, s_bias, u, spectra), self.rows(dz, "dz"))
+            p = Backward(self.operands(q, s, s_bias, u, spectra), self.rows(dz, "dz"))
             results = []
 
             def result(into, name, t, need):
