@@ -227,8 +227,8 @@ struct MixerRows {
 
 // Short rows need a few registers more than those of fft_conv.
 template <class Block>
-constexpr int kMixerBlocks =
-    BlockShape<Block>::kTeams > 1 ? BlockShape<Block>::kBackwardBlocks : BlockShape<Block>::kBlocks;
+constexpr int kMixerBlocks = BlockShape<Block>::kSize <= 256 ? BlockShape<Block>::kBackwardBlocks
+                                                             : BlockShape<Block>::kBlocks;
 
 // z = gate * F^-1(spectrum . F(g)) + F^-1(residual_spectrum . F(u)), the residual first: its result
 // is held until the other is there. Grid: units * slices.

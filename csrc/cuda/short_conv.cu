@@ -47,18 +47,23 @@ Samples<T> target(const SampleArray& a) {
           a.sample_stride, a.part_stride};
 }
 
-// use(a, b) with numbers of the two types, of which one is float or both are the same.
+// use(a, b) with numbers of the two types, the second of which is the first or float.
 template <class Use>
-void with_scalars(Scalar first, Scalar second, Use use) {
+void with_second(Scalar first, Scalar second, Use use) {
   with_scalar(first, [&](auto a) {
     if (second == first) {
       use(a, a);
-    } else if (second == Scalar::kFloat32) {
+    } else {
       use(a, float{});
-    } else if constexpr (std::is_same_v<decltype(a), float>) {
-      with_scalar(second, [&](auto b) { use(a, b); });
     }
   });
+}
+
+// One of the two is float, or both are the same.
+template <class Use>
+void with_scalars(Scalar first, Scalar second, Use use) {
+  if (first != Scalar::kFloat32) return with_second(first, second, use);
+  with_scalar(second, [&](auto b) { use(float{}, b); });
 }
 
 void filter_rows_with(const ShortRows& rows, const SampleArray& x, const SampleArray& dy,
@@ -88,7 +93,7 @@ void short_filter_gradient(const ShortRows& rows, const SampleArray& x, const Sa
                            float* partials, float* ds, float* ds_bias, const Launch& launch) {
   const ShortGrid grid = grid_of(rows, kGradientTurns);
   const int64_t blocks = int64_t{grid.groups} * grid.chunks * quotient(rows.taps, kTapGroup);
-  with_scalars(x.scalar, d.scalar, [&](auto in, auto gradient) {
+  with_second(x.scalar, d.scalar, [&](auto in, auto gradient) {
     using X = decltype(in);
     using D = decltype(gradient);
     start("short_filter_gradient_kernel", shape_of(rows), launch,

@@ -17,8 +17,8 @@ int64_t short_conv_bwd_scratch(const ShortConvBackwardParams& params, const Devi
 void short_conv_fwd(const ShortConvParams& params, const Launch& launch);
 void short_conv_bwd(const ShortConvBackwardParams& params, void* scratch, const Launch& launch);
 
-// ---- Their parts, of which storage types and strides may differ: one is float32, or both are the
-// same.
+// ---- Their parts, of which strides may differ, and storage types: one of x and y is float32 or
+// both are the same, and d is float32 or as x.
 
 struct SampleArray {
   const void* data = nullptr;  // results: written all the same
