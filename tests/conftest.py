@@ -86,7 +86,14 @@ def _on_gpu(function, tensors, backend, options):
     return function(*map(to_gpu, tensors), backend=backend, **options).cpu()
 
 
-_ON_GPU = {short_conv: short_conv_on_gpu}
+def mixer_conv_on_gpu(q, k, *, backend, **options):
+    """`mixer_conv` of CPU tensors, computed on the GPU."""
+    if any(isinstance(t, FilterSpectrum) for t in (k, *options.values())):
+        pytest.skip("the spectrum was made on the CPU: test_cuda.py has spectra of the GPU")
+    return _on_gpu(mixer_conv, (q, k), backend, options)
+
+
+_ON_GPU = {short_conv: short_conv_on_gpu, mixer_conv: mixer_conv_on_gpu}
 
 
 def _use(name):
@@ -139,8 +146,6 @@ def native_best(request, restore_isa):
 def _same(implementation, function):
     """Another operator with the backend and instruction set of an `fft_conv`."""
     if implementation.func is fft_conv_on_gpu:
-        if function not in _ON_GPU:
-            pytest.skip(f"{function.__name__} has no CUDA kernel yet")
         function = _ON_GPU[function]
     return functools.partial(function, **implementation.keywords)
 

@@ -34,4 +34,5 @@ class CudaCall {
 
 #include "../csrc/torch/block_diagonal_cuda.cpp"
 #include "../csrc/torch/fft_conv_cuda.cpp"
+#include "../csrc/torch/mixer_conv_cuda.cpp"
 #include "../csrc/torch/short_conv_cuda.cpp"

@@ -12,7 +12,7 @@ import torch
 
 from monarch_kernels import _native
 from monarch_kernels.testing.products import PRODUCT_CASES
-from tests.emulation import fft_conv, products, short_conv
+from tests.emulation import mixer_conv, products
 from tests.emulation.build import BuildError, build, compiler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,6 +84,40 @@ strided expanded same_dtype_filters hyena
 """.split()  # noqa: SIM905
 
 
+MIXER_WORK = """
+import functools, sys
+import torch
+from monarch_kernels import FilterSpectrum, filter_spectrum, mixer_conv
+from monarch_kernels.testing import MIXER_CASES, check_mixer_conv, make_mixer_inputs, white
+
+torch.set_num_threads(1)
+torch.ops.load_library(sys.argv[1])
+native = functools.partial(mixer_conv, backend="native")
+names = sys.argv[2].split(",")
+chosen = [case for case in MIXER_CASES if case.name in names]
+for case in chosen:
+    check_mixer_conv(native, case)
+
+q, u, k, k2 = white(2, 9, 70), white(2, 70, 3, seed=1), white(3, 70, seed=2), white(3, 70, seed=3)
+spectra = [filter_spectrum(t, length=70, backend="native") for t in (k, k2)]
+given = native(q, spectra[0], u=u.transpose(1, 2), k2=spectra[1])
+assert torch.equal(given, native(q, k, u=u.transpose(1, 2), k2=k2))
+for other in (spectra[0].data[:-1], spectra[0].data[None]):
+    try:
+        native(q, FilterSpectrum(other, 3, 70, False, "native"))
+    except RuntimeError as error:
+        assert "spectrum" in str(error), error
+    else:
+        raise AssertionError("a wrong spectrum was taken")
+print(len(chosen))
+"""
+MIXER_NAMES = """
+one one_plain prime_7 channels_33 channels_16 no_residual no_short_filter interleaved_strided_u
+sliced_columns expanded_u prime_4099 short_filters long_reverse empty_batch no_channels transposed
+sliced strided same_dtype_filters
+""".split()  # noqa: SIM905
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     """tests/cuda_binding.cpp, linked with the emulated kernels."""
@@ -93,7 +127,7 @@ def library(tmp_path_factory):
         gcc = compiler()
     except BuildError as error:
         pytest.skip(str(error))
-    kernels = build([*fft_conv.SOURCES, *short_conv.SOURCES, *products.SOURCES])
+    kernels = build([*mixer_conv.SOURCES, *products.SOURCES])
     output = tmp_path_factory.mktemp("binding") / "cuda_binding.so"
     torch_libraries = Path(torch.__file__).parent / "lib"
     done = subprocess.run(
@@ -122,6 +156,13 @@ def test_short_conv_with_emulated_kernels(library):
     command = [sys.executable, "-c", SHORT_WORK, str(library)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_mixer_conv_with_emulated_kernels(library):
+    command = [sys.executable, "-c", MIXER_WORK, str(library), ",".join(MIXER_NAMES)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout) == 3 * len(MIXER_NAMES)
 
 
 PRODUCTS = """

@@ -25,5 +25,8 @@ int64_t fft_conv_bwd_scratch(const FftConvBackwardParams& params, const DeviceLi
 void filter_spectrum(const FilterSpectrumParams& params, void* scratch, const Launch& launch);
 void fft_conv_fwd(const FftConvParams& params, void* scratch, const Launch& launch);
 void fft_conv_bwd(const FftConvBackwardParams& params, void* scratch, const Launch& launch);
+// Of the channels from `first_channel` of the spectrum on, which are number 0 ... of all else.
+void fft_conv_bwd_from(int64_t first_channel, const FftConvBackwardParams& params, void* scratch,
+                       const Launch& launch);
 
 }  // namespace monarch::cuda

@@ -5,9 +5,6 @@
 namespace monarch::cuda {
 namespace {
 
-constexpr int64_t kAlignment = 256;
-constexpr int64_t aligned(int64_t bytes) { return quotient(bytes, kAlignment) * kAlignment; }
-
 // The gradients of k, k_rev and skip from that of the polynomial, c.
 struct FilterGradientParams {
   const float2* c;  // channels rows, `pitch` apart, of size numbers; nullptr: zeros
@@ -100,10 +97,11 @@ struct Backward {
   float4 *held, *partials;
   float2 *d_rows, *g_rows;
 
-  Backward(const FftConvBackwardParams& params, void* scratch, const Launch& l)
+  Backward(const FftConvBackwardParams& params, int64_t first_channel, void* scratch,
+           const Launch& l)
       : p(params),
         plan(plan_backward(params, l.device)),
-        spectrum(params.spectrum, plan.choice),
+        spectrum(params.spectrum, plan.choice, first_channel),
         shape{params.batch, params.channels, params.length},
         launch(l) {
     auto* bytes = static_cast<unsigned char*>(scratch);
@@ -217,7 +215,12 @@ int64_t fft_conv_bwd_scratch(const FftConvBackwardParams& p, const DeviceLimits&
 }
 
 void fft_conv_bwd(const FftConvBackwardParams& p, void* scratch, const Launch& launch) {
-  const Backward b(p, scratch, launch);
+  fft_conv_bwd_from(0, p, scratch, launch);
+}
+
+void fft_conv_bwd_from(int64_t first_channel, const FftConvBackwardParams& p, void* scratch,
+                       const Launch& launch) {
+  const Backward b(p, first_channel, scratch, launch);
   if (p.batch == 0) {  // the filter's gradient is still written: zeros
     if (b.need_filter()) b.taps(nullptr, 0, 0, p.channels);
     return;

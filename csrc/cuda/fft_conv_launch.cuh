@@ -71,8 +71,9 @@ struct Spectrum {
   float4* table;   // of the outer plan, if any, then of the inner one
   float4* values;  // size / 2 pairs a channel
 
-  Spectrum(const float* data, const TransformShape& shape)
-      : table(reinterpret_cast<float4*>(const_cast<float*>(data))), values(table + shape.pairs()) {}
+  Spectrum(const float* data, const TransformShape& shape, int64_t first_channel = 0)
+      : table(reinterpret_cast<float4*>(const_cast<float*>(data))),
+        values(table + shape.pairs() + first_channel * (shape.size / 2)) {}
   const float4* inner_table(const TransformShape& shape) const {
     return table + shape.inner_offset();
   }

@@ -17,4 +17,7 @@ struct Launch {
   DeviceLimits device;
 };
 
+// Where a part of scratch memory ends so that the next one is aligned.
+constexpr int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
+
 }  // namespace monarch::cuda

@@ -9,7 +9,8 @@ namespace {
 
 ShortGrid grid_of(const ShortRows& rows, int turns) {
   ShortGrid grid{};
-  grid.channels = rows.channels;
+  grid.channels = static_cast<uint32_t>(rows.channels);
+  grid.part = static_cast<uint32_t>(std::max<int64_t>(1, rows.channels / rows.parts));
   grid.length = rows.length;
   const int64_t runs = quotient(rows.length, kRun), items = rows.batch * runs;
   if (items > 0x7fffffff) {
@@ -28,7 +29,7 @@ ShortGrid grid_of(const ShortRows& rows, int turns) {
 }
 
 ShortFilter filter_of(const ShortRows& rows, bool reversed) {
-  return {rows.s, rows.s_bias, rows.taps, rows.left, reversed};
+  return {rows.s, rows.s_bias, rows.taps, rows.left, rows.filter_part_stride, reversed};
 }
 
 CallShape shape_of(const ShortRows& rows) {
@@ -37,26 +38,32 @@ CallShape shape_of(const ShortRows& rows) {
 
 template <class T>
 Samples<const T> source(const SampleArray& a) {
-  return {static_cast<const T*>(a.data), a.batch_stride, a.channel_stride, a.sample_stride};
+  return {static_cast<const T*>(a.data), a.batch_stride, a.channel_stride, a.sample_stride,
+          a.part_stride};
 }
 template <class T>
 Samples<T> target(const SampleArray& a) {
   return {static_cast<T*>(const_cast<void*>(a.data)), a.batch_stride, a.channel_stride,
-          a.sample_stride};
+          a.sample_stride, a.part_stride};
 }
 
-// use(a, b) with numbers of the two types, of which one is float or both are the same.
+// use(a, b) with numbers of the two types, the second of which is the first or float.
 template <class Use>
-void with_scalars(Scalar first, Scalar second, Use use) {
+void with_second(Scalar first, Scalar second, Use use) {
   with_scalar(first, [&](auto a) {
     if (second == first) {
       use(a, a);
-    } else if (second == Scalar::kFloat32) {
+    } else {
       use(a, float{});
-    } else if constexpr (std::is_same_v<decltype(a), float>) {
-      with_scalar(second, [&](auto b) { use(a, b); });
     }
   });
+}
+
+// One of the two is float, or both are the same.
+template <class Use>
+void with_scalars(Scalar first, Scalar second, Use use) {
+  if (first != Scalar::kFloat32) return with_second(first, second, use);
+  with_scalar(second, [&](auto b) { use(float{}, b); });
 }
 
 void filter_rows_with(const ShortRows& rows, const SampleArray& x, const SampleArray& dy,
@@ -86,7 +93,7 @@ void short_filter_gradient(const ShortRows& rows, const SampleArray& x, const Sa
                            float* partials, float* ds, float* ds_bias, const Launch& launch) {
   const ShortGrid grid = grid_of(rows, kGradientTurns);
   const int64_t blocks = int64_t{grid.groups} * grid.chunks * quotient(rows.taps, kTapGroup);
-  with_scalars(x.scalar, d.scalar, [&](auto in, auto gradient) {
+  with_second(x.scalar, d.scalar, [&](auto in, auto gradient) {
     using X = decltype(in);
     using D = decltype(gradient);
     start("short_filter_gradient_kernel", shape_of(rows), launch,
@@ -94,8 +101,8 @@ void short_filter_gradient(const ShortRows& rows, const SampleArray& x, const Sa
           filter_of(rows, false), source<X>(x), source<D>(d), partials);
   });
   start("short_sum_kernel", shape_of(rows), launch, short_sum_kernel,
-        quotient(rows.channels * (rows.taps + 1), kShortThreads), kShortThreads, 0, partials,
-        rows.channels, rows.taps, int64_t{grid.chunks}, ds, ds_bias);
+        quotient(rows.channels * (rows.taps + 1), kShortThreads), kShortThreads, 0, grid,
+        filter_of(rows, false), partials, ds, ds_bias);
 }
 
 // ---- The operator
@@ -120,7 +127,7 @@ SampleArray contiguous(const ShortConvParams& p, const void* data, Scalar scalar
 
 // Before an activation, in float32; nothing without one.
 int64_t gradient_bytes(const ShortConvParams& p) {
-  return p.silu ? quotient(p.batch * p.channels * p.length * 4, 256) * 256 : 0;
+  return p.silu ? aligned(p.batch * p.channels * p.length * 4) : 0;
 }
 
 }  // namespace

@@ -13,18 +13,25 @@ constexpr int kChannelLanes = 32;   // side by side in a block, where channels a
 constexpr int kTapGroup = 8;        // taps whose gradients a thread sums at a time
 constexpr int kGradientTurns = 16;  // items a thread sums in float32, before sums of sums
 
+// A channel as number `inside` of a part.
+struct ShortChannel {
+  uint32_t part, inside;
+};
+
 template <class T>
 struct Samples {
   T* data;
-  int64_t batch_stride, channel_stride, sample_stride;
+  int64_t batch_stride, channel_stride, sample_stride, part_stride;
 
-  MONARCH_DEVICE T* row(int64_t channel, int64_t batch) const {
-    return data + batch * batch_stride + channel * channel_stride;
+  MONARCH_DEVICE T* row(const ShortChannel& channel, int64_t batch) const {
+    return data + batch * batch_stride + channel.part * part_stride +
+           channel.inside * channel_stride;
   }
 };
 
 struct ShortGrid {
-  int64_t channels, length;
+  uint32_t channels, part;  // of all parts; of one
+  int64_t length;
   uint32_t runs, items;    // of a row; of a channel
   uint32_t lanes, groups;  // channels of a block; how many blocks have all channels
   uint32_t chunks;         // blocks that share the items of a channel
@@ -32,13 +39,18 @@ struct ShortGrid {
 
 struct ShortFilter {
   const float *s, *bias;
-  int64_t taps, left;
+  int64_t taps, left, part_stride;
   bool reversed;
+
+  MONARCH_DEVICE int64_t row(const ShortChannel& channel) const {
+    return channel.part * part_stride + channel.inside;
+  }
 };
 
 // A block's channels and items.
 struct ShortShare {
-  int64_t channel;
+  uint32_t index;  // of the channel
+  ShortChannel channel;
   uint32_t chunk, first, step;  // this thread's items of a turn: first, first + step, ...
   bool active;
 
@@ -46,9 +58,13 @@ struct ShortShare {
     // Neighbouring blocks should be neighbours in memory.
     const bool rows = grid.lanes == 1;
     const uint32_t group = rows ? block / grid.chunks : block % grid.groups;
-    const int64_t channel = int64_t{group} * grid.lanes + threadIdx.x % grid.lanes;
-    return {channel, rows ? block % grid.chunks : block / grid.groups, threadIdx.x / grid.lanes,
-            kShortThreads / grid.lanes, channel < grid.channels};
+    const uint32_t index = group * grid.lanes + threadIdx.x % grid.lanes;
+    return {index,
+            {index / grid.part, index % grid.part},
+            rows ? block % grid.chunks : block / grid.groups,
+            threadIdx.x / grid.lanes,
+            kShortThreads / grid.lanes,
+            index < grid.channels};
   }
 };
 
@@ -66,11 +82,11 @@ struct ShortInput {
 
 // c[i] = bias + sum_j s[j] x[first + i - left + j], or its adjoint.
 template <class T>
-MONARCH_DEVICE void filter_run(const ShortInput<T>& x, const ShortFilter& filter, int64_t channel,
+MONARCH_DEVICE void filter_run(const ShortInput<T>& x, const ShortFilter& filter, int64_t row,
                                int first, float (&c)[kRun]) {
   const auto taps = static_cast<int>(filter.taps), left = static_cast<int>(filter.left);
-  const float* s = filter.s == nullptr ? nullptr : filter.s + channel * filter.taps;
-  const float bias = filter.bias == nullptr ? 0.0f : filter.bias[channel];
+  const float* s = filter.s == nullptr ? nullptr : filter.s + row * filter.taps;
+  const float bias = filter.bias == nullptr ? 0.0f : filter.bias[row];
   // The adjoint has the taps in reverse order, and those after the present before it.
   int at = first - (filter.reversed ? taps - 1 - left : left);
   float window[kRun];
@@ -115,7 +131,7 @@ __global__ void __launch_bounds__(kShortThreads)
   const auto length = static_cast<int>(grid.length);
   float c[kRun];
   filter_run(ShortInput<In>{x.row(share.channel, batch), x.sample_stride, length}, filter,
-             share.channel, first, c);
+             filter.row(share.channel), first, c);
   Out* out = y.row(share.channel, batch);
   const In* gradient = dy.data == nullptr ? nullptr : dy.row(share.channel, batch);
 #pragma unroll
@@ -188,7 +204,7 @@ __global__ void __launch_bounds__(kShortThreads)
     }
   }
   if (threadIdx.x >= grid.lanes || !share.active) return;
-  float* own = partials + share.channel * (filter.taps + 1) * grid.chunks + share.chunk;
+  float* own = partials + share.index * (filter.taps + 1) * grid.chunks + share.chunk;
   for (int j = 0; j < count; ++j) {
     own[(tap + j) * grid.chunks] = sums[j * kShortThreads + threadIdx.x];
   }
@@ -197,16 +213,21 @@ __global__ void __launch_bounds__(kShortThreads)
 
 // ds and ds_bias from the partial sums, in float64. One thread a number.
 static __global__ void __launch_bounds__(kShortThreads)
-    short_sum_kernel(const float* partials, int64_t channels, int64_t taps, int64_t chunks,
-                     float* ds, float* ds_bias) {
+    short_sum_kernel(ShortGrid grid, ShortFilter filter, const float* partials, float* ds,
+                     float* ds_bias) {
   const int64_t index = int64_t{blockIdx.x} * kShortThreads + threadIdx.x;
-  if (index >= channels * (taps + 1)) return;
-  const int64_t channel = index / (taps + 1), tap = index % (taps + 1);
+  const int64_t taps = filter.taps;
+  if (index >= grid.channels * (taps + 1)) return;
+  const auto channel = static_cast<uint32_t>(index / (taps + 1));
+  const int64_t tap = index % (taps + 1);
   double sum = 0.0;
-  for (int64_t i = 0; i < chunks; ++i) sum += static_cast<double>(partials[index * chunks + i]);
+  for (int64_t i = 0; i < grid.chunks; ++i) {
+    sum += static_cast<double>(partials[index * grid.chunks + i]);
+  }
   float* out = tap < taps ? ds : ds_bias;
   if (out == nullptr) return;
-  out[tap < taps ? channel * taps + tap : channel] = static_cast<float>(sum);
+  const int64_t row = filter.row({channel / grid.part, channel % grid.part});
+  out[tap < taps ? row * taps + tap : row] = static_cast<float>(sum);
 }
 
 }  // namespace monarch::cuda

@@ -17,13 +17,14 @@ int64_t short_conv_bwd_scratch(const ShortConvBackwardParams& params, const Devi
 void short_conv_fwd(const ShortConvParams& params, const Launch& launch);
 void short_conv_bwd(const ShortConvBackwardParams& params, void* scratch, const Launch& launch);
 
-// ---- Their parts, of which storage types and strides may differ: one is float32, or both are the
-// same.
+// ---- Their parts, of which strides may differ, and storage types: one of x and y is float32 or
+// both are the same, and d is float32 or as x.
 
 struct SampleArray {
   const void* data = nullptr;  // results: written all the same
   Scalar scalar = Scalar::kFloat32;
   int64_t batch_stride = 0, channel_stride = 0, sample_stride = 1;  // in elements
+  int64_t part_stride = 0;                                          // between parts (ShortRows)
 };
 
 struct ShortRows {
@@ -32,6 +33,8 @@ struct ShortRows {
   const float *s, *s_bias;  // (channels, taps), (channels,) or nullptr
   int64_t taps, left;
   bool channels_last;  // neighbouring threads take neighbouring channels, not samples
+  // Channels come in parts, each with a stride of its own; rows of s between the parts' first.
+  int64_t parts = 1, filter_part_stride = 0;
 };
 
 // y[t] = s_bias + sum_j s[j] x[t - left + j], then SiLU if wanted; reversed: the adjoint of this,

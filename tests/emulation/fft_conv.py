@@ -17,7 +17,7 @@ SOURCES = (
 _PRECISIONS = {"exact": 0, "high": 1, "fast": 2}
 
 
-class _FilterSpectrum(ctypes.Structure):  # FilterSpectrumParams, csrc/core/fft_conv.h
+class FilterSpectrumParams(ctypes.Structure):  # csrc/core/fft_conv.h
     _fields_ = (
         *((name, c_int64) for name in ("channels", "length")),
         *(("k", c_void_p), ("taps", c_int64), ("k_rev", c_void_p), ("reverse_taps", c_int64)),
@@ -65,7 +65,8 @@ class EmulatedFftConv(EmulatedOperator):
             c_int64(k.shape[0]), c_int64(length), self._precision, self._limits()
         )
         with self.emulator:
-            p = _FilterSpectrum(k.shape[0], length, circular=circular, precision=self._precision)
+            p = FilterSpectrumParams(k.shape[0], length, circular=circular)
+            p.precision = self._precision
             p.k, p.taps = self.read(k, "k"), k.shape[1]
             p.k_rev = self.read(k_rev, "k_rev")
             p.reverse_taps = 0 if k_rev is None else k_rev.shape[1]
