@@ -166,14 +166,14 @@ void glu_mlp_fwd(const GluMlpParams& p, void* scratch, const Launch& launch) {
 
 namespace {
 
-struct BackwardScratch {
+struct GluBackwardScratch {
   Hidden hidden;
   int64_t slices_in, slices_out;
   float *dw_in, *dw_out;  // sums of slices
   int64_t bytes;
 };
 
-BackwardScratch divide(const GluMlpBackwardParams& p, void* data, const DeviceLimits& device) {
+GluBackwardScratch divide(const GluMlpBackwardParams& p, void* data, const DeviceLimits& device) {
   Scratch scratch(data);
   const Hidden hidden = hidden_of(p.rows, p.w_in, p.w_out, p.scalar, scratch, device);
   const auto slices = [&](const void* wanted, const Blocks& w) {
@@ -226,7 +226,7 @@ int64_t glu_mlp_bwd_scratch(const GluMlpBackwardParams& p, const DeviceLimits& d
 }
 
 void glu_mlp_bwd(const GluMlpBackwardParams& p, void* data, const Launch& launch) {
-  const BackwardScratch scratch = divide(p, data, launch.device);
+  const GluBackwardScratch scratch = divide(p, data, launch.device);
   const Hidden& hidden = scratch.hidden;
   for (int64_t first = 0; first < p.rows; first += hidden.part) {
     const int64_t rows = std::min(hidden.part, p.rows - first);
