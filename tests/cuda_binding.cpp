@@ -34,5 +34,7 @@ class CudaCall {
 
 #include "../csrc/torch/block_diagonal_cuda.cpp"
 #include "../csrc/torch/fft_conv_cuda.cpp"
+#include "../csrc/torch/glu_mlp_cuda.cpp"
 #include "../csrc/torch/mixer_conv_cuda.cpp"
+#include "../csrc/torch/monarch_matmul_cuda.cpp"
 #include "../csrc/torch/short_conv_cuda.cpp"

@@ -33,6 +33,7 @@ class Budget:
     elements: int = 1  # that a thread does in one turn of its longest loop
     instructions: float = math.inf  # for each element, on the shortest way through that loop
     gated: float = math.inf  # and on the shortest way that reads two gates too
+    opcode: str = ""  # an instruction that the longest loop must have
 
 
 # The first that fits a kernel holds for it. Registers are what the launch bounds leave: blocks of
@@ -54,6 +55,11 @@ BUDGETS: tuple[Budget, ...] = (
     Budget(r"Plan<(24|32), (16|32)>, (16|32), 0>", 168),
     Budget(r"fft_conv_kernel<|filter_\w+_kernel<", 168),
     Budget(r"mixer_conv_kernel<.*Plan<\d+, \d+>, ", 168),
+    # Three blocks of 128 threads on a multiprocessor, two if an operand is transposed; one of 256.
+    Budget(r"product_kernel<\S*Float16, false, false", 168, opcode="HMMA"),
+    Budget(r"product_kernel<\S*Float16", _ALL_REGISTERS, opcode="HMMA"),
+    Budget(r"product_kernel<float", _ALL_REGISTERS, opcode="FFMA"),
+    Budget(r"glu_kernel<", _ALL_REGISTERS, opcode="HMMA"),
 )
 DEFAULT = Budget("")
 
@@ -123,6 +129,8 @@ def violations(compiled: Compiled, budgets: tuple[Budget, ...]) -> list[str]:
         if code.local_accesses:
             accesses = f"{code.local_accesses} accesses of local memory"
             found.append(f"sm_{code.arch} {_short(readable)}: {accesses}")
+        if budget.opcode and not code.loop_opcodes.get(budget.opcode):
+            found.append(f"sm_{code.arch} {_short(readable)}: no {budget.opcode} in its loop")
         if budget.instructions == math.inf:
             continue
         for name, cost in instructions_per_element(code, budget).items():
@@ -245,6 +253,14 @@ def test_too_many_instructions_are_reported(samples):
 
     assert len(reported(60)) == len(SAMPLE_ARCHS)
     assert not reported(90)
+
+
+def test_a_missing_instruction_is_reported(samples):
+    found = violations(samples, (Budget("counted_loop", opcode="HMMA"),))
+    missing = {line for line in found if "in its loop" in line}
+    assert missing == {f"sm_{arch} counted_loop: no HMMA in its loop" for arch in SAMPLE_ARCHS}
+    found = violations(samples, (Budget("counted_loop", opcode="FFMA"),))
+    assert not [line for line in found if "in its loop" in line]
 
 
 def test_a_budget_for_no_kernel_is_reported(samples):

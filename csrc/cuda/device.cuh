@@ -208,6 +208,23 @@ MONARCH_DEVICE float fma(float a, float b, float c) {
 
 MONARCH_DEVICE float exp(float x) { return MONARCH_EITHER(::expf(x), std::exp(x)); }
 
+// 1 / sqrt(x) in two correctly rounded steps.
+MONARCH_DEVICE float inverse_sqrt(float x) {
+  return MONARCH_EITHER(__frcp_rn(__fsqrt_rn(x)), 1.0f / std::sqrt(x));
+}
+
+// 2^x within 2^-22 of it; what is subnormal is 0.
+MONARCH_DEVICE float exp2_approximate(float x) {
+#if defined(__CUDACC__)
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+#else
+  const float result = std::exp2(x);
+  return result < 0x1p-126f ? 0.0f : result;
+#endif
+}
+
 // sin(pi x) and cos(pi x).
 MONARCH_DEVICE void sincospi(double x, double* sine, double* cosine) {
   MONARCH_EITHER(::sincospi(x, sine, cosine), emulation::sincospi(x, sine, cosine));

@@ -197,6 +197,18 @@ MONARCH_DEVICE void multiply_tiles(float (&c)[kTall][kWide][4], const unsigned c
   }
 }
 
+template <int kTall, int kWide>
+MONARCH_DEVICE void set_zero(float (&sums)[kTall][kWide][4]) {
+#pragma unroll
+  for (int i = 0; i < kTall; ++i) {
+#pragma unroll
+    for (int j = 0; j < kWide; ++j) {
+#pragma unroll
+      for (int n = 0; n < 4; ++n) sums[i][j][n] = 0;
+    }
+  }
+}
+
 // use(row, column, low, high) for the sums in columns `column` and `column` + 1 of the product.
 template <int kTall, int kWide, class Use>
 MONARCH_DEVICE void each_pair(const float (&c)[kTall][kWide][4], int row, int column, Use use) {

@@ -13,15 +13,6 @@ constexpr const char* kName = "glu_mlp";
 // Rows whose hidden gradients are in memory at the same time.
 constexpr int64_t kPartRows = 512;
 
-void check_blocks(const Tensor& x, const Tensor& w_in, const Tensor& w_out, bool gated) {
-  MONARCH_CHECK(x.dim() == 2 && w_in.dim() == 3 && w_out.dim() == 3, kName,
-                ": x must have two dimensions, w_in and w_out three");
-  MONARCH_CHECK(w_in.size(0) == w_out.size(0) && w_in.size(1) == (gated ? 2 : 1) * w_out.size(2),
-                kName, ": the weights do not fit together");
-  check_width(x.size(1), w_in.size(0), w_in.size(2), kName, "the width of x");
-  check_width(x.size(1), w_out.size(0), w_out.size(1), kName, "the width of x");
-}
-
 template <class Items, class Kernel>
 void parallel(const GluMlpParams& p, double products, Items items_of, Kernel kernel) {
   const int64_t items = items_of(p);
@@ -32,7 +23,7 @@ void parallel(const GluMlpParams& p, double products, Items items_of, Kernel ker
 Tensor fwd(const Tensor& x, const Tensor& w_in, const Tensor& w_out, const MaybeTensor& bias,
            const MaybeTensor& residual, const MaybeTensor& norm_weight,
            const MaybeTensor& norm_bias, double eps, bool gated) {
-  check_blocks(x, w_in, w_out, gated);
+  check_glu_mlp(x, w_in, w_out, gated);
   const int64_t width = x.size(1);
   const RowTensor in(x, x, width, kName, "x");
   const RowTensor added =
@@ -96,7 +87,7 @@ class Buffer {
 std::tuple<Tensor, Tensor, Tensor> bwd(const Tensor& dz, const Tensor& x, const Tensor& w_in,
                                        const Tensor& w_out, bool gated, bool need_x, bool need_w_in,
                                        bool need_w_out) {
-  check_blocks(x, w_in, w_out, gated);
+  check_glu_mlp(x, w_in, w_out, gated);
   const int64_t width = x.size(1);
   const RowTensor in(x, x, width, kName, "x"), out(dz, x, width, kName, "dz");
   const Weights first(w_in, x, kName, "w_in"), second(w_out, x, kName, "w_out");

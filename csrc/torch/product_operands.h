@@ -73,4 +73,15 @@ inline void check_width(int64_t width, int64_t blocks, int64_t size, const char*
                 width, ", not ", blocks, " blocks of ", size);
 }
 
+// The shapes of glu_mlp's operands.
+inline void check_glu_mlp(const Tensor& x, const Tensor& w_in, const Tensor& w_out, bool gated) {
+  constexpr const char* kName = "glu_mlp";
+  MONARCH_CHECK(x.dim() == 2 && w_in.dim() == 3 && w_out.dim() == 3, kName,
+                ": x must have two dimensions, w_in and w_out three");
+  MONARCH_CHECK(w_in.size(0) == w_out.size(0) && w_in.size(1) == (gated ? 2 : 1) * w_out.size(2),
+                kName, ": the weights do not fit together");
+  check_width(x.size(1), w_in.size(0), w_in.size(2), kName, "the width of x");
+  check_width(x.size(1), w_out.size(0), w_out.size(1), kName, "the width of x");
+}
+
 }  // namespace monarch

@@ -38,3 +38,6 @@ const char* call(const Params* params, void* scratch, int64_t* scratch_bytes,
   }
 MONARCH_LAUNCH(block_diagonal_fwd, BlockDiagonalParams)
 MONARCH_LAUNCH(block_diagonal_bwd, BlockDiagonalBackwardParams)
+MONARCH_LAUNCH(monarch_matmul_fwd, MonarchMatmulParams)
+MONARCH_LAUNCH(glu_mlp_fwd, GluMlpParams)
+MONARCH_LAUNCH(glu_mlp_bwd, GluMlpBackwardParams)
