@@ -7,6 +7,7 @@ Public names:
     filter_spectrum, FilterSpectrum: a filter transformed once, for many calls.
     block_diagonal: one block-diagonal factor of a Monarch matrix.
     monarch_matmul: two factors and the permutation between; to_dense, project_to_monarch.
+    projection: a dense product that reads and writes either layout, at both ends of mixer_conv.
     glu_mlp: the gated MLP of block-diagonal weights, with residual and LayerNorm, in one pass.
 
 `python -m monarch_kernels.info` says which backends are usable here, and why the others are not.
@@ -19,6 +20,7 @@ from monarch_kernels.fft_conv import fft_conv
 from monarch_kernels.glu_mlp import glu_mlp
 from monarch_kernels.mixer_conv import mixer_conv
 from monarch_kernels.monarch_matmul import monarch_matmul, project_to_monarch, to_dense
+from monarch_kernels.projection import projection
 from monarch_kernels.short_conv import short_conv
 from monarch_kernels.spectrum import FilterSpectrum, filter_spectrum
 
@@ -37,6 +39,7 @@ __all__ = [
     "mixer_conv",
     "monarch_matmul",
     "project_to_monarch",
+    "projection",
     "short_conv",
     "to_dense",
 ]
