@@ -7,6 +7,7 @@ Public names:
     filter_spectrum, FilterSpectrum: a filter transformed once, for many calls.
     block_diagonal: one block-diagonal factor of a Monarch matrix.
     monarch_matmul: two factors and the permutation between; to_dense, project_to_monarch.
+    projection: a dense product that reads and writes either layout, at both ends of mixer_conv.
     glu_mlp: the gated MLP of block-diagonal weights, with residual and LayerNorm, in one pass.
     implicit_filter: long filters as the values of a sine network of the tap's position.
     keep_memory, kept_memory: how much memory of freed results waits for the next ones (CPU).
@@ -23,6 +24,7 @@ from monarch_kernels.implicit_filter import implicit_filter
 from monarch_kernels.memory import keep_memory, kept_memory
 from monarch_kernels.mixer_conv import mixer_conv
 from monarch_kernels.monarch_matmul import monarch_matmul, project_to_monarch, to_dense
+from monarch_kernels.projection import projection
 from monarch_kernels.short_conv import short_conv
 from monarch_kernels.spectrum import FilterSpectrum, filter_spectrum
 
@@ -44,6 +46,7 @@ __all__ = [
     "mixer_conv",
     "monarch_matmul",
     "project_to_monarch",
+    "projection",
     "short_conv",
     "to_dense",
 ]

@@ -230,6 +230,20 @@ def check_weight(name: str, w: Tensor, dims: str, x: Tensor) -> None:
     check_device(name, w, "x", x)
 
 
+def check_dense(x: Tensor, w: Tensor) -> None:
+    """x is (B, L, n) and w (m, n), of one dtype and device."""
+    check_tensor("x", x, "B, L, n")
+    check_tensor("w", w, "m, n")
+    if 0 in w.shape or w.shape[1] != x.shape[2]:
+        raise ValueError(
+            f"w must have shape (m, {x.shape[2]}) without a zero, as x is {tuple(x.shape)}, "
+            f"got {tuple(w.shape)}"
+        )
+    if w.dtype != x.dtype:
+        raise TypeError(f"w must have the dtype of x ({x.dtype}), got {w.dtype}")
+    check_device("w", w, "x", x)
+
+
 def check_width(name: str, width: int, other: str, blocks: int, size: int) -> None:
     """`width` features are `blocks` blocks of `size`, the last ones padded: size = ceil(width / P).
 

@@ -146,6 +146,17 @@ def block_diagonal(x: Tensor, w: Tensor, bias: Tensor | None, out_features: int)
 
 
 @_without_autocast
+def projection(x: Tensor, w: Tensor, bias: Tensor | None, channels_first: bool) -> Tensor:
+    """`monarch_kernels.projection` as one product, which writes the layout of the result."""
+    dtype, given = _computed(x.dtype), x.dtype
+    x, w = x.to(dtype), w.to(dtype).expand(x.shape[0], -1, -1)
+    left, right = (w, x.transpose(1, 2)) if channels_first else (x, w.transpose(1, 2))
+    if bias is None:
+        return torch.bmm(left, right).to(given)
+    bias = bias.to(dtype)
+    return torch.baddbmm(bias[:, None] if channels_first else bias, left, right).to(given)
+
+
 def monarch_matmul(
     x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None, out_features: int
 ) -> Tensor:

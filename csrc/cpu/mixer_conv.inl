@@ -63,31 +63,53 @@ static void transform_rows(const Unit& unit, float* row, RealRows real, const Op
 
 // ---- Reading u
 
-// Channels that lie side by side: blocks of kLanes x kLanes, all of a cache line's one after the
-// other.
+// Up to kLanes words of 32 bits, of which a row of u has `count` numbers.
+template <class T>
+MONARCH_INLINE Vec load_words(const T* x, int64_t count) {
+  constexpr int64_t kPer = 4 / sizeof(T);
+  float words[kLanes] = {};
+  if (count < kPer * kLanes) {
+    std::memcpy(words, x, static_cast<size_t>(count) * sizeof(T));
+    return load(words);
+  }
+  return load(reinterpret_cast<const float*>(x));
+}
+
+// Channels that lie side by side: blocks of kLanes samples x kLanes words of 32 bits (one channel
+// or two), all of a cache line's one after the other.
 template <class T>
 static void read_columns(RealRows out, const T* x, int64_t sample_stride, int64_t channels,
                          int64_t length) {
-  constexpr int64_t kAhead = 64;
+  constexpr int64_t kAhead = 64, kPer = 4 / sizeof(T);
   for (int64_t v = 0; v < vectors_of(length); ++v) {
     const int64_t t = v * kLanes, left = length - t;
     for (int64_t j = 0; j < kLanes && j + kAhead < left; ++j) {
       prefetch(x + (t + j + kAhead) * sample_stride);
     }
-    for (int64_t c = 0; c < channels; c += kLanes) {
+    for (int64_t c = 0; c < channels; c += kPer * kLanes) {
       const T* corner = x + t * sample_stride + c;
       const int64_t count = channels - c;
       Vec rows[kLanes];
-      if (left >= kLanes && count >= kLanes) {
+      if (left >= kLanes && count >= kPer * kLanes) {
 #pragma GCC unroll 16
-        for (int j = 0; j < kLanes; ++j) rows[j] = load(corner + j * sample_stride);
+        for (int j = 0; j < kLanes; ++j) {
+          rows[j] = load(reinterpret_cast<const float*>(corner + j * sample_stride));
+        }
       } else {
         for (int j = 0; j < kLanes; ++j) {
-          rows[j] = j < left ? load_cropped(corner + j * sample_stride, 0, count) : Vec{};
+          rows[j] = j < left ? load_words(corner + j * sample_stride, count) : Vec{};
         }
       }
       transpose(rows);
-      for (int i = 0; i < kLanes && i < count; ++i) store(out[c + i] + t, rows[i]);
+      for (int i = 0; i < kLanes && kPer * i < count; ++i) {
+        float* to = out[c + kPer * i] + t;
+        if constexpr (kPer == 1) {
+          store(to, rows[i]);
+        } else {
+          store(to, first_of(rows[i], T{}));
+          if (kPer * i + 1 < count) store(to + out.stride, second_of(rows[i], T{}));
+        }
+      }
     }
   }
 }

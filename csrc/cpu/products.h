@@ -8,6 +8,7 @@
 #include "core/glu_mlp.h"
 #include "core/implicit_filter.h"
 #include "core/monarch_matmul.h"
+#include "core/projection.h"
 
 namespace monarch::cpu {
 
@@ -19,6 +20,7 @@ struct ProductTable {
   void (*block_diagonal_fwd)(const BlockDiagonalParams&, int64_t, int64_t);
   void (*block_diagonal_bwd)(const BlockDiagonalBackwardParams&, int64_t, int64_t);
   void (*monarch_matmul_fwd)(const MonarchMatmulParams&, int64_t, int64_t);
+  void (*projection_fwd)(const ProjectionParams&, int64_t, int64_t);
   void (*glu_mlp_fwd)(const GluMlpParams&, int64_t, int64_t);
   void (*glu_mlp_hidden)(const GluMlpParams&, int64_t, int64_t);
   void (*glu_mlp_sum)(const GluMlpParams&, int64_t, int64_t);

@@ -3,6 +3,7 @@
 #include "cpu/implicit_filter.inl"
 #include "cpu/monarch_matmul.inl"
 #include "cpu/products.inl"
+#include "cpu/projection.inl"
 
 namespace monarch::cpu {
 const ProductTable kAvx512Products = {false,
@@ -12,6 +13,7 @@ const ProductTable kAvx512Products = {false,
                                       run_block_diagonal_fwd,
                                       run_block_diagonal_bwd,
                                       run_monarch_matmul_fwd,
+                                      run_projection_fwd,
                                       run_glu_mlp_fwd,
                                       run_glu_mlp_hidden,
                                       run_glu_mlp_sum,

@@ -58,6 +58,20 @@ MONARCH_INLINE Vec load(const BFloat16* p) {
 MONARCH_INLINE Vec load(const Float16* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
+// The first, and the second, of two numbers that lie in each 32 bits.
+MONARCH_INLINE Vec first_of(Vec words, BFloat16) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(words), 16));
+}
+MONARCH_INLINE Vec second_of(Vec words, BFloat16) {
+  const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(words), high));
+}
+MONARCH_INLINE Vec first_of(Vec words, Float16) {
+  return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_castps_si512(words)));
+}
+MONARCH_INLINE Vec second_of(Vec words, Float16) {
+  return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(words), 16)));
+}
 MONARCH_INLINE __m256i pack(Vec v, BFloat16) {
   const __m512i bits = _mm512_castps_si512(v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -90,6 +104,23 @@ MONARCH_INLINE Vec load(const BFloat16* p) {
 MONARCH_INLINE Vec load(const Float16* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
+MONARCH_INLINE Vec first_of(Vec words, BFloat16) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(words), 16));
+}
+MONARCH_INLINE Vec second_of(Vec words, BFloat16) {
+  const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000));
+  return _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(words), high));
+}
+MONARCH_INLINE Vec half_floats(__m256i words) {
+  return _mm256_cvtph_ps(
+      _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+MONARCH_INLINE Vec first_of(Vec words, Float16) {
+  return half_floats(_mm256_and_si256(_mm256_castps_si256(words), _mm256_set1_epi32(0xffff)));
+}
+MONARCH_INLINE Vec second_of(Vec words, Float16) {
+  return half_floats(_mm256_srli_epi32(_mm256_castps_si256(words), 16));
+}
 MONARCH_INLINE __m128i pack(Vec v, BFloat16) {
   const __m256i bits = _mm256_castps_si256(v);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
@@ -118,6 +149,22 @@ MONARCH_INLINE void stream_fence() { _mm_sfence(); }
 template <class T>
 MONARCH_INLINE Vec load(const T* p) {
   return Vec{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])};
+}
+template <class T>
+MONARCH_INLINE Vec every_other(Vec words, int64_t first) {
+  T halves[2 * kLanes];
+  std::memcpy(halves, &words, sizeof words);
+  Vec v;
+  for (int i = 0; i < kLanes; ++i) v[i] = to_float(halves[2 * i + first]);
+  return v;
+}
+template <class T>
+MONARCH_INLINE Vec first_of(Vec words, T) {
+  return every_other<T>(words, 0);
+}
+template <class T>
+MONARCH_INLINE Vec second_of(Vec words, T) {
+  return every_other<T>(words, 1);
 }
 MONARCH_INLINE void store(BFloat16* p, Vec v) {
   for (int i = 0; i < kLanes; ++i) p[i] = to_bfloat16(v[i]);

@@ -37,7 +37,7 @@ class Workspace {
   float* data() const { return data_; }
 
  private:
-  static constexpr size_t kKeptBytes = size_t{4} << 20;
+  static constexpr size_t kKeptBytes = size_t{8} << 20;
 
   struct Cache {
     float* data = nullptr;

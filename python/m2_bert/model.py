@@ -33,6 +33,7 @@ from monarch_kernels import (
     filter_spectrum,
     glu_mlp,
     mixer_conv,
+    projection,
     short_conv,
 )
 
@@ -295,17 +296,17 @@ class SequenceMixer(nn.Module):
 
     def _fused(self, u: Tensor) -> Tensor:
         """The same in one operator between two products, which read and write its layout."""
-        batch, length, _ = u.shape
-        columns = u.transpose(1, 2)  # (B, D, L), a view
+        length, columns = u.shape[1], u.transpose(1, 2)  # (B, D, L), a view
         into, out, short = self.in_linear, self.out_linear, self.short_filter
-        q = torch.baddbmm(into.bias[:, None], into.weight.expand(batch, -1, -1), columns)
+        backend = self.filter_fn.backend
+        q = projection(u, into.weight, into.bias, channels_first=True, backend=backend)
         k, k_rev, skip = self.filter_fn.operands(length)
-        options = {"k_rev": k_rev, "skip": skip, "backend": self.filter_fn.backend}
+        options = {"k_rev": k_rev, "skip": skip, "backend": backend}
         if self.filter_fn2 is not None:
             k2, k2_rev, skip2 = self.filter_fn2.operands(length)
             options |= {"u": columns.to(q.dtype), "k2": k2, "k2_rev": k2_rev, "skip2": skip2}
         z = mixer_conv(q, k, s=short.weight[:, 0], s_bias=short.bias, **options)  # (B, D, L)
-        return torch.baddbmm(out.bias, z.transpose(1, 2), out.weight.T.expand(batch, -1, -1))
+        return projection(z.transpose(1, 2), out.weight, out.bias, backend=backend)
 
     def _first(self, u: Tensor, mask: Tensor | None) -> Tensor:
         """The output at position 0, where the convolutions are sums over the sequence.
