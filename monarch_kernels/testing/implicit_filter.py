@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from monarch_kernels import reference
 from monarch_kernels.testing.budget import Margin, assert_close_to_float64
@@ -133,19 +132,12 @@ def of_reference(z, w_in, b_in, w_hidden, b_hidden, w_out, freq, deltas, t) -> T
 
 
 def composed_filter(z, w_in, b_in, w_hidden, b_hidden, w_out, freq, deltas, t) -> Tensor:
-    """As code bases write it: one network after the other, and a transposed copy at the end."""
-    filters = []
-    for f in range(z.shape[0]):
-        a = torch.sin(freq[f] * linear(z[f], w_in[f], b_in[f]))
-        for i in range(w_hidden.shape[1]):
-            a = torch.sin(freq[f] * linear(a, w_hidden[f, i], b_hidden[f, i]))
-        rate = (deltas if deltas.dim() == 1 else deltas[f]).abs()
-        filters.append((linear(a, w_out[f]) * torch.exp(-rate * t.unsqueeze(-1))).T.contiguous())
-    return (
-        torch.stack(filters)
-        if filters
-        else of_reference(z, w_in, b_in, w_hidden, b_hidden, w_out, freq, deltas, t)
-    )
+    """All filters at once, as batched products."""
+    freq = freq.unsqueeze(1)
+    a = torch.sin(freq * torch.baddbmm(b_in.unsqueeze(1), z, w_in.mT))  # (F, L, O)
+    for w, b in zip(w_hidden.unbind(1), b_hidden.unbind(1), strict=True):
+        a = torch.sin(freq * torch.baddbmm(b.unsqueeze(1), a, w.mT))
+    return torch.bmm(w_out, a.mT) * torch.exp(-deltas.abs().unsqueeze(-1) * t)
 
 
 # Dimensions that are units or positions: turned, every sum has another order.
