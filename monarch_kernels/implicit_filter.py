@@ -166,11 +166,13 @@ def _backward_bwd(ctx, *cotangents):
             return (None,) * 13
         k = reference.implicit_filter(*tensors, t)
         inputs = [x for x, _ in chosen]
-        first = torch.autograd.grad(k, inputs, dk, create_graph=True)
+        # Without hidden layers, k does not depend on their weights.
+        first = torch.autograd.grad(k, inputs, dk, create_graph=True, allow_unused=True)
+        used = [(g, c) for g, (_, c) in zip(first, chosen, strict=True) if g is not None]
         second = torch.autograd.grad(
-            first,
+            [g for g, _ in used],
             (dk, *tensors),
-            [c for _, c in chosen],
+            [c for _, c in used],
             create_graph=True,
             allow_unused=True,
         )

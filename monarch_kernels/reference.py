@@ -7,7 +7,7 @@ import functools
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv1d, gelu, layer_norm, pad
+from torch.nn.functional import conv1d, gelu, layer_norm, linear, pad
 from torch.nn.functional import silu as torch_silu
 
 
@@ -210,9 +210,16 @@ def implicit_filter(
     deltas: Tensor,
     t: Tensor,
 ) -> Tensor:
-    """`monarch_kernels.implicit_filter` as batched products; deltas is (F, H)."""
-    freq = freq.unsqueeze(1)
-    a = torch.sin(freq * torch.baddbmm(b_in.unsqueeze(1), z, w_in.mT))  # (F, L, O)
-    for w, b in zip(w_hidden.unbind(1), b_hidden.unbind(1), strict=True):
-        a = torch.sin(freq * torch.baddbmm(b.unsqueeze(1), a, w.mT))
-    return torch.bmm(w_out, a.mT) * torch.exp(-deltas.abs().unsqueeze(-1) * t)
+    """`monarch_kernels.implicit_filter`, one network after the other; deltas is (F, H).
+
+    Not as batched products: their rounding may depend on L, and that of the first layers is what
+    the frequencies magnify. So the taps of a shorter filter are the first ones of a longer.
+    """
+    decay = torch.exp(-deltas.abs().unsqueeze(-1) * t)  # (F, H, L)
+    filters = []
+    for f in range(z.shape[0]):
+        a = torch.sin(freq[f] * linear(z[f], w_in[f], b_in[f]))
+        for w, b in zip(w_hidden[f].unbind(), b_hidden[f].unbind(), strict=True):
+            a = torch.sin(freq[f] * linear(a, w, b))
+        filters.append(linear(a, w_out[f]).T)
+    return torch.stack(filters) * decay if filters else decay * w_out.sum(-1, keepdim=True)

@@ -17,6 +17,7 @@ from monarch_kernels import (
     _native,
     backends,
     fft_conv,
+    implicit_filter,
     keep_memory,
     mixer_conv,
     short_conv,
@@ -178,6 +179,24 @@ def short(implementation):
 def native_short(native):
     """`short_conv` as `native` is `fft_conv`."""
     return _same(native, short_conv)
+
+
+@pytest.fixture
+def filters(implementation):
+    """`implicit_filter` as `implementation` is `fft_conv`."""
+    return _same(implementation, implicit_filter)
+
+
+@pytest.fixture
+def native_filters(native):
+    """`implicit_filter` as `native` is `fft_conv`."""
+    return _same(native, implicit_filter)
+
+
+@pytest.fixture
+def filters_best(native_best):
+    """`implicit_filter` as `native_best` is `fft_conv`."""
+    return _same(native_best, implicit_filter)
 
 
 @pytest.fixture

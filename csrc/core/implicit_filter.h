@@ -43,7 +43,7 @@ namespace cpu {
 
 // Each call does the items [begin, end) of 0 .. *_items(params) - 1 on the calling thread; items
 // are independent, and the result does not depend on how they are grouped.
-int64_t implicit_filter_tile(const ImplicitFilterParams& params, int64_t threads);
+int64_t implicit_filter_tile(const ImplicitFilterParams& params);
 int64_t implicit_filter_fwd_items(const ImplicitFilterParams& params);
 void implicit_filter_fwd(const ImplicitFilterParams& params, int64_t begin, int64_t end);
 

@@ -6,10 +6,14 @@
 namespace monarch::cpu {
 namespace {
 
-// Positions that a thread has at a time, if there are enough: so many that a row of a result is
-// written 512 bytes at a time, and the backward's tile fits in a second-level cache.
+// Positions at a time, whatever the number of threads: decays depend on the tile. So many that a
+// row of the result is written 512 bytes at a time; the backward's fit in a second-level cache.
 constexpr int64_t kTile = 128, kBackwardTile = 64;
 constexpr int64_t kMostParts = 8, kLeastTiles = 4;
+
+int64_t tile_of(int64_t length, int64_t most) {
+  return std::min(ceil_div(length, products().tokens) * products().tokens, most);
+}
 
 // Sums of one part and after it those of the other parts, `stride` floats apart.
 struct Parts {
@@ -39,11 +43,7 @@ struct Parts {
 
 }  // namespace
 
-int64_t implicit_filter_tile(const ImplicitFilterParams& p, int64_t threads) {
-  const int64_t tokens = products().tokens;
-  const int64_t share = ceil_div(p.filters * p.length, std::max<int64_t>(threads, 1));
-  return std::clamp(ceil_div(share, tokens) * tokens, tokens, kTile);
-}
+int64_t implicit_filter_tile(const ImplicitFilterParams& p) { return tile_of(p.length, kTile); }
 int64_t implicit_filter_fwd_items(const ImplicitFilterParams& p) {
   return p.filters * ceil_div(p.length, p.tile);
 }
@@ -52,8 +52,7 @@ void implicit_filter_fwd(const ImplicitFilterParams& p, int64_t begin, int64_t e
 }
 
 int64_t implicit_filter_bwd_tile(const ImplicitFilterParams& p) {
-  const int64_t tokens = products().tokens;
-  return std::min(ceil_div(p.length, tokens) * tokens, kBackwardTile);
+  return tile_of(p.length, kBackwardTile);
 }
 int64_t implicit_filter_parts(const ImplicitFilterParams& p) {
   return std::clamp(ceil_div(p.length, p.tile) / kLeastTiles, int64_t{1}, kMostParts);

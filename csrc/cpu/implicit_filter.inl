@@ -59,7 +59,7 @@ void load_positions(const ImplicitFilterParams& p, int64_t filter, int64_t first
     times.t[i] = i < live ? p.t[(first + i) * p.t_stride] : 0.0f;
     times.offset[i] = i < live ? times.t[i] - times.middle : 0.0f;
     const float size = __builtin_fabsf(times.offset[i]);
-    times.reach = size <= times.reach ? times.reach : size;  // NaN stays
+    times.reach = size > times.reach || size != size ? size : times.reach;  // NaN stays
   }
   for (int64_t e = 0; e < p.features; ++e) {
     const float* from =

@@ -15,7 +15,7 @@ MONARCH_INLINE Vec sine_near(Vec x) {
   const Vec turns = x * kInversePi + (0.5f * half);
   const Vec shifted = turns + splat(kRounder);
   const Vec n = shifted - splat(kRounder) - splat(0.5f * half);
-  const Vec y = sine_polynomial(sine_reduced(x, n));
+  const Vec y = sine_reduced(x, n);
   return as_floats(as_bits(y) ^ (as_bits(shifted) << 31));
 }
 
@@ -66,6 +66,24 @@ MONARCH_INLINE Rate decay_rate(const float* deltas, int64_t count) {
   return {load(high), load(low)};
 }
 
+// rate t - n for the whole number n nearest to it.
+MONARCH_INLINE Vec remainder(Rate rate, Vec t, Vec n) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  // With a factor that the compiler does not know, so that it uses no product that is there already
+  // but a multiply-add, which is exact to the last bit of the product.
+  Vec factor = rate.high;
+  hold(factor);
+  return t * factor - n + t * rate.low;
+#else
+  Vec f{};
+  for (int i = 0; i < kLanes; ++i) {
+    const auto exact = static_cast<double>(t[i]) * static_cast<double>(rate.high[i]);
+    f[i] = static_cast<float>(exact - static_cast<double>(n[i]));
+  }
+  return f + t * rate.low;
+#endif
+}
+
 // 2^(rate t), at the ends 0 or infinity.
 MONARCH_INLINE Vec decay(Rate rate, Vec t) {
   const Vec x = t * rate.high;
@@ -74,11 +92,7 @@ MONARCH_INLINE Vec decay(Rate rate, Vec t) {
   inside = inside > most ? most : inside;
   const Vec shifted = inside + splat(kRounder);
   const Vec n = shifted - splat(kRounder);
-  // With a factor that the compiler does not know, so that this product is part of a multiply-add
-  // where there is one, and exact to its last bit; x is rounded.
-  Vec factor = rate.high;
-  hold(factor);
-  const Vec y = exp2_fraction(t * factor - n + t * rate.low);
+  const Vec y = exp2_fraction(remainder(rate, t, n));
   // In two steps, because 2^n may have no normal number where the result has one.
   const IntVec whole = as_bits(shifted) - as_bits(splat(kRounder)), half = whole >> 1;
   Vec scaled = y * as_floats((half + 127) << 23) * as_floats((whole - half + 127) << 23);

@@ -47,11 +47,11 @@ class Operands {
     p.deltas = contiguous(deltas, z, {F, p.channels}, "deltas");
   }
 
-  // Multiply-adds of one position of all filters.
+  // Multiply-adds of one position of a filter.
   double products() const {
     const auto O = static_cast<double>(p.order);
     const double others = static_cast<double>(p.features + p.channels) + 20;
-    return static_cast<double>(p.filters) * O * (others + O * static_cast<double>(p.hidden));
+    return O * (others + O * static_cast<double>(p.hidden));
   }
 
   ImplicitFilterParams p;
@@ -99,9 +99,9 @@ Tensor fwd(const Tensor& z, const Tensor& w_in, const Tensor& b_in, const Tensor
   if (p.filters == 0) return k;
   p.k = k.data<float>();
   cpu::advise_huge_pages(p.k, bytes_of(k));
-  p.tile = cpu::implicit_filter_tile(p, abi::num_threads());
+  p.tile = cpu::implicit_filter_tile(p);
   constexpr double kWorth = 100e3;  // products that a thread is worth waking for
-  const double each = given.products() / static_cast<double>(p.filters * p.tile);
+  const double each = given.products() * static_cast<double>(p.tile);
   const auto grain = std::max<int64_t>(1, static_cast<int64_t>(kWorth / each));
   abi::parallel_for(0, cpu::implicit_filter_fwd_items(p), grain,
                     [&](int64_t begin, int64_t end) { cpu::implicit_filter_fwd(p, begin, end); });

@@ -13,6 +13,8 @@ Public names:
         the same of `mixer_conv`.
     ProductCase, PRODUCT_CASES, product_inputs, run_product, check_product: the same of
         `block_diagonal`, `monarch_matmul` and `glu_mlp`.
+    FilterCase, FILTER_CASES, filter_inputs, evaluate_filter, check_implicit_filter: the same of
+        `implicit_filter`.
 """
 
 from monarch_kernels.testing.budget import Margin, assert_close_to_float64
@@ -24,6 +26,14 @@ from monarch_kernels.testing.fft_conv import (
     evaluate,
     make_inputs,
     plan_length,
+)
+from monarch_kernels.testing.implicit_filter import (
+    FILTER_CASES,
+    FilterCase,
+    check_implicit_filter,
+    composed_filter,
+    evaluate_filter,
+    filter_inputs,
 )
 from monarch_kernels.testing.inputs import (
     LAYOUTS,
@@ -52,21 +62,27 @@ from monarch_kernels.testing.products import (
 __all__ = [
     "BOUNDARIES",
     "CASES",
+    "FILTER_CASES",
     "LAYOUTS",
     "MIXER_BOUNDARIES",
     "MIXER_CASES",
     "PRODUCT_CASES",
     "Case",
+    "FilterCase",
     "Margin",
     "MixerCase",
     "ProductCase",
     "assert_close_to_float64",
     "check_fft_conv",
+    "check_implicit_filter",
     "check_mixer_conv",
     "check_product",
     "composed",
+    "composed_filter",
     "evaluate",
+    "evaluate_filter",
     "evaluate_mixer",
+    "filter_inputs",
     "hyena_filter",
     "layer_norm_like",
     "make_inputs",

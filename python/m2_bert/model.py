@@ -32,6 +32,7 @@ from monarch_kernels import (
     fft_conv,
     filter_spectrum,
     glu_mlp,
+    implicit_filter,
     mixer_conv,
     projection,
     short_conv,
@@ -160,6 +161,9 @@ class ImplicitLongConv(nn.Module):
         longest = self.pos_emb.length
         if length > longest:
             raise ValueError(f"length: got {length}, expected at most long_conv_l_max={longest}")
+        if self._can_fuse():
+            k = implicit_filter(**self._network_operands(length), backend=self.backend)
+            return k[0], k[1] if self.bidirectional else None
         # Autocast would run the network in half precision.
         with torch.autocast(self.bias.device.type, enabled=False):
             z, t = self.pos_emb.z[:, :length], self.pos_emb.t[:, :length]
@@ -168,6 +172,39 @@ class ImplicitLongConv(nn.Module):
             if not self.bidirectional:
                 return k, None
             return k, (self.implicit_filter_rev(z) * decay)[0].T.contiguous()
+
+    def _networks(self) -> list[nn.Sequential]:
+        return [self.implicit_filter, *([self.implicit_filter_rev] if self.bidirectional else [])]
+
+    def _can_fuse(self) -> bool:
+        kinds = [nn.Linear, Sine] * 3 + [nn.Linear]
+        layers = [layer for network in self._networks() for layer in network]
+        kinds = kinds * len(self._networks())
+        return len(layers) == len(kinds) and are_plain(
+            [*layers, *self._networks(), self.modulation],
+            [*kinds, *[nn.Sequential] * len(self._networks()), ExponentialDecay],
+        )
+
+    def _network_operands(self, length: int) -> dict[str, Tensor]:
+        """Return the arguments of `implicit_filter`, k's network first and then k_rev's."""
+        networks = self._networks()
+
+        def stacked(*layers: int, of: str) -> Tensor:
+            parts = [getattr(network[i], of) for network in networks for i in layers]
+            return torch.stack(parts).unflatten(0, (len(networks), len(layers)))
+
+        sines = [network[1] for network in networks]
+        return {
+            "z": self.pos_emb.z[:, :length].expand(len(networks), -1, -1),
+            "w_in": stacked(0, of="weight")[:, 0],
+            "b_in": stacked(0, of="bias")[:, 0],
+            "w_hidden": stacked(2, 4, of="weight"),
+            "b_hidden": stacked(2, 4, of="bias"),
+            "w_out": stacked(6, of="weight")[:, 0],
+            "freq": torch.cat([sine.w_mod * sine.freq for sine in sines]),
+            "deltas": self.modulation.deltas[0, 0],
+            "t": self.pos_emb.t[0, :length, 0],
+        }
 
     def operands(self, length: int) -> tuple[Tensor | FilterSpectrum, Tensor | None, Tensor | None]:
         """Return k, k_rev and skip of an operator; k alone is all of them if it is a spectrum."""
