@@ -126,6 +126,13 @@ budget=$(($(left) - 30))
 step fft_conv "$((budget + 25))" "$python" -m benchmarks.fft_conv_cuda --budget "$budget" \
   ${kinds:+--kinds "$kinds"} --output "$logs/fft_conv_cuda.json" || status=1
 
+if (($(left) > 60)); then
+  budget=$(($(left) - 45))
+  ((budget < 60)) || budget=60
+  step mixer_conv "$((budget + 15))" "$python" -m benchmarks.mixer_conv_cuda \
+    --budget "$budget" --output "$logs/mixer_conv_cuda.json" || status=1
+fi
+
 if ! "$python" -c 'import transformers, tokenizers, rich' 2>/dev/null; then
   echo "== throughput is left out: transformers, tokenizers or rich is not installed"
 elif (($(left) < 60)); then
@@ -146,7 +153,7 @@ from benchmarks.fft_conv_cuda import summary
 from benchmarks.harness import write_json
 
 target, logs = map(Path, sys.argv[1:])
-names = ("fft_conv_cuda", "throughput_cuda")
+names = ("fft_conv_cuda", "mixer_conv_cuda", "throughput_cuda")
 parts = {n: json.loads((logs / f"{n}.json").read_text()) for n in names if (logs / f"{n}.json").exists()}
 write_json(target, parts)
 if "fft_conv_cuda" in parts:
@@ -156,7 +163,7 @@ if [[ -e $logs/throughput.log ]]; then
   cat "$logs/throughput.log" >>"$logs/summary"
 fi
 {
-  grep '^copy:\|^|' "$logs/fft_conv.log" || true
+  grep -h '^copy:\|^|' "$logs/fft_conv.log" "$logs/mixer_conv.log" || true
   echo
   cat "$logs/summary"
 } >"$out/on_gpu.md"

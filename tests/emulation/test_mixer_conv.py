@@ -34,7 +34,8 @@ def long_flavours(emulators):
     """Every outer plan over inner rows of 128 points."""
     included = ("csrc/cuda/mixer_conv.cu", *FFT_SOURCES[:2])
     others = [name for name in SOURCES if name not in included]
-    return emulators(["tests/emulation/kernels/mixer_conv_outer.cu", *others])
+    outer = [f"tests/emulation/kernels/{name}_conv_outer.cu" for name in ("mixer", "fft")]
+    return emulators([*outer, *others])
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_checked_backward(flavours, name):
     case = next(c for c in MIXER_CASES if c.name == name)
     for device in (H200, DeviceLimits(0, 1, 99 << 10, 1 << 10)):
         checked_once(EmulatedMixerConv(flavours[1], device), case)
-        same_under_every_schedule(flavours[0], case, device, gradients=True)
+    same_under_every_schedule(flavours[0], case, device, gradients=True)
 
 
 @pytest.mark.parametrize("device", [H200, RTX_4090, SMALL], ids=["227", "99", "few"])

@@ -1,15 +1,5 @@
-// fft_conv with every outer plan over inner rows of 128 points: all kernels for long rows, at
-// lengths that an emulator does in no time; for test_fft_conv.py.
-#include "core/plan.h"
-
-namespace monarch {
-using NoBlockPlans = PlanList<>;
-using ShortInnerPlans = PlanList<BlockPlan<Plan<16, 8>, 64>>;
-}  // namespace monarch
-
-// What follows sees no others.
-#define BlockPlans NoBlockPlans
-#define InnerPlans ShortInnerPlans
+// fft_conv with every outer plan, for test_fft_conv.py.
+#include "outer_plans.h"
 
 #include "../../../csrc/cuda/fft_conv.cu"
 #include "../../../csrc/cuda/fft_conv_backward.cu"

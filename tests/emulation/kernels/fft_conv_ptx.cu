@@ -1,6 +1,6 @@
 // fft_conv with a handful of plans, so that it compiles in seconds; for test_fft_conv_ptx.py. nvcc
 // makes PTX of the kernels. From g++ come the launchers, and the kernels to compare with.
-// ONE_PLAN: one plan and one dtype.
+// ONE_PLAN: one plan and one dtype. ONE_OF_EACH: one plan for short rows and one for long ones.
 #include "core/plan.h"
 
 namespace monarch {
@@ -8,6 +8,10 @@ namespace monarch {
 using FewBlockPlans = PlanList<BlockPlan<Plan<24, 16>, 16>>;
 using FewInnerPlans = PlanList<>;
 using FewOuterPlans = PlanList<>;
+#elif defined(ONE_OF_EACH)
+using FewBlockPlans = PlanList<BlockPlan<Plan<16, 16>, 16>>;
+using FewInnerPlans = PlanList<BlockPlan<Plan<16, 8>, 64>>;
+using FewOuterPlans = PlanList<Plan<4>>;
 #else
 using FewBlockPlans = PlanList<BlockPlan<Plan<16, 16>, 16>, BlockPlan<Plan<24, 16>, 16>,
                                BlockPlan<Plan<6, 16, 16>, 96>>;
