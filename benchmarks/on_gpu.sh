@@ -121,6 +121,8 @@ tail -n 10 "$logs/tests.log"
 ! $tests_only || exit "$status"
 
 (($(left) > 60)) || fail "less than a minute is left: nothing is measured"
+step products 75 "$python" -m benchmarks.products_cuda --budget 50 \
+  --output "$logs/products_cuda.json" || status=1
 budget=$(($(left) - 30))
 ((budget < 110)) || budget=110
 step fft_conv "$((budget + 25))" "$python" -m benchmarks.fft_conv_cuda --budget "$budget" \
@@ -153,7 +155,7 @@ from benchmarks.fft_conv_cuda import summary
 from benchmarks.harness import write_json
 
 target, logs = map(Path, sys.argv[1:])
-names = ("fft_conv_cuda", "mixer_conv_cuda", "throughput_cuda")
+names = ("fft_conv_cuda", "mixer_conv_cuda", "products_cuda", "throughput_cuda")
 parts = {n: json.loads((logs / f"{n}.json").read_text()) for n in names if (logs / f"{n}.json").exists()}
 write_json(target, parts)
 if "fft_conv_cuda" in parts:
@@ -164,6 +166,8 @@ if [[ -e $logs/throughput.log ]]; then
 fi
 {
   grep -h '^copy:\|^|' "$logs/fft_conv.log" "$logs/mixer_conv.log" || true
+  echo
+  grep '^|' "$logs/products.log" || true
   echo
   cat "$logs/summary"
 } >"$out/on_gpu.md"

@@ -59,7 +59,7 @@ def block_diagonal(
 
 
 # ---- The registered operators
-# Implemented in csrc/torch/block_diagonal.cpp. x is (rows, n), bias float32. The backward returns
+# Implemented in csrc/torch/block_diagonal{,_cuda}.cpp. x is (rows, n), bias float32. The backward returns
 # an empty tensor for each gradient not wanted.
 
 _lib = torch.library.Library("monarch_kernels", "FRAGMENT")

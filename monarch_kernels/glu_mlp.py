@@ -30,8 +30,8 @@ def glu_mlp(
         y = layer_norm(z, (D,), norm_weight, norm_bias, eps)   # without norm_weight, y = z
 
     gelu is the exact one, x (1 + erf(x / sqrt 2)) / 2. The hidden activations never reach memory:
-    the native kernels hold those of a tile of rows in the cache, and the backward computes them
-    again. While a gradient is recorded the normalisation is torch's own, of the fused rest. With
+    the native kernels hold those of a tile of rows in the cache (on CUDA, with float32, few rows or
+    blocks wider than 192, of a part of the rows), and the backward computes them again. While a gradient is recorded the normalisation is torch's own, of the fused rest. With
     bfloat16, h is rounded to bfloat16 between the two products.
 
     Args:
@@ -111,7 +111,7 @@ def _check(x, w_in, w_out, bias, residual, norm_weight, norm_bias, gated) -> Non
 
 
 # ---- The registered operators
-# Implemented in csrc/torch/glu_mlp.cpp. x and residual are (rows, D); bias and the norm's vectors
+# Implemented in csrc/torch/glu_mlp{,_cuda}.cpp. x and residual are (rows, D); bias and the norm's vectors
 # float32. The backward is that of the products alone, and returns an empty tensor for each
 # gradient not wanted.
 

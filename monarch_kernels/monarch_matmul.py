@@ -132,7 +132,7 @@ def project_to_monarch(
 
 
 # ---- The registered operator
-# Implemented in csrc/torch/monarch_matmul.cpp. x is (rows, n), bias float32.
+# Implemented in csrc/torch/monarch_matmul{,_cuda}.cpp. x is (rows, n), bias float32.
 
 _lib = torch.library.Library("monarch_kernels", "FRAGMENT")
 _tags = (torch.Tag.pt2_compliant_tag,)

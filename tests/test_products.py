@@ -338,16 +338,21 @@ def test_backends(best_products, case, monkeypatch):
 
 
 @by_small
-def test_a_gpu_has_the_reference(case, monkeypatch):
+def test_without_its_kernels_a_gpu_has_the_reference(case, monkeypatch):
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     monkeypatch.setattr(_native, "available", True)
+    monkeypatch.setattr(_native, "build", {"cuda_operators": "fft_conv"})
     with FakeTensorMode():
         x = torch.empty(2, 8, device="cuda")
         assert backends.select(None, x, case.operator) == "reference"
         reason = f"{case.operator} has no CUDA kernel yet: use backend="
         with pytest.raises(RuntimeError, match=reason):
             backends.select("native", x, case.operator)
+        record = {"cuda_operators": f"fft_conv {case.operator}", "cuda_archs": "90-real"}
+        monkeypatch.setattr(_native, "build", record)
+        monkeypatch.setattr(backends, "cuda_unsupported", lambda index: None)
+        assert backends.select(None, x, case.operator) == "native"
 
 
 # ---- The operators themselves: whatever they are given, they raise or return, and never crash ----

@@ -63,7 +63,7 @@ MONARCH_DEVICE void sync_group(int barrier_id, int threads MONARCH_LOCATION) {
 }
 
 // Global memory: through the read-only cache, and evict-first for what is used once; atomics, of
-// shared memory too
+// shared memory too; vectors of shared memory
 
 #if defined(__CUDACC__)
 template <class T>
@@ -77,6 +77,15 @@ MONARCH_DEVICE T load_streaming(const T* source) {
 template <class T>
 MONARCH_DEVICE void store_streaming(T* destination, std::common_type_t<T> value) {
   __stcs(destination, value);
+}
+// Shared memory, whole vectors: the emulator counts bank conflicts of these.
+template <class T>
+MONARCH_DEVICE T load_shared(const T* source) {
+  return *source;
+}
+template <class T>
+MONARCH_DEVICE void store_shared(T* destination, std::common_type_t<T> value) {
+  *destination = value;
 }
 // Both return the value before.
 template <class T>
@@ -99,6 +108,16 @@ T load_streaming(const T* source MONARCH_LOCATION) {
 }
 template <class T>
 void store_streaming(T* destination, std::common_type_t<T> value MONARCH_LOCATION) {
+  emulation::store(destination, value, location);
+}
+template <class T>
+T load_shared(const T* source MONARCH_LOCATION) {
+  emulation::count_banks(source, sizeof(T), location);
+  return emulation::load(source, location);
+}
+template <class T>
+void store_shared(T* destination, std::common_type_t<T> value MONARCH_LOCATION) {
+  emulation::count_banks(destination, sizeof(T), location);
   emulation::store(destination, value, location);
 }
 template <class T>

@@ -61,7 +61,8 @@ MONARCH_DEVICE void store_hidden(unsigned char* hidden, float (&a)[2][4][4], flo
   }
   each_pair(a, row, column, [&](int r, int n, float low, float high) {
     unsigned char* const chunk = hidden + chunk_offset<GluShape::kRows, true>(r, n / 8);
-    *reinterpret_cast<uint32_t*>(chunk + n % 8 * 2) = device::pack<T>(low, high);
+    device::store_shared(reinterpret_cast<uint32_t*>(chunk + n % 8 * 2),
+                         device::pack<T>(low, high));
   });
   set_zero(a);
   set_zero(b);

@@ -138,11 +138,11 @@ MONARCH_DEVICE void load_terms(float (&x)[4], const unsigned char* tile, int out
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int offset = (outer / 32 * kDepth<float> + 4 * k + i) * kRowBytes + outer % 32 * 4;
-      x[i] = *reinterpret_cast<const float*>(tile + offset);
+      x[i] = device::load_shared(reinterpret_cast<const float*>(tile + offset));
     }
   } else {
     const int offset = outer * kRowBytes + (k ^ inner) * kChunkBytes;
-    const float4 four = *reinterpret_cast<const float4*>(tile + offset);
+    const float4 four = device::load_shared(reinterpret_cast<const float4*>(tile + offset));
     x[0] = four.x, x[1] = four.y, x[2] = four.z, x[3] = four.w;
   }
 }
