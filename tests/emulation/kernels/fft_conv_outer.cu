@@ -13,3 +13,4 @@ using ShortInnerPlans = PlanList<BlockPlan<Plan<16, 8>, 64>>;
 
 #include "../../../csrc/cuda/fft_conv.cu"
 #include "../../../csrc/cuda/fft_conv_backward.cu"
+#include "../../../csrc/cuda/fft_conv_toeplitz.cu"
