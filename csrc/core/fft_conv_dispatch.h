@@ -27,7 +27,7 @@ struct TensorCoreKernels {
 };
 
 // What was compiled.
-inline constexpr TensorCoreKernels kTensorCoreKernels = {};
+inline constexpr TensorCoreKernels kTensorCoreKernels = {{1, toeplitz_longest(), 0}, {}, {}};
 
 // bfloat16 and float16 always have the same kind: a spectrum is made before its activations are
 // known.
@@ -57,7 +57,8 @@ constexpr int64_t with_kind(int64_t floats, KernelKind kind) {
 constexpr int64_t cuda_filter_floats(int64_t channels, int64_t length, Precision precision,
                                      int64_t shared_bytes) {
   switch (spectrum_kind(length, precision, shared_bytes)) {
-    case KernelKind::kToeplitz:
+    case KernelKind::kToeplitz:  // a word for each diagonal, and one more (cuda/toeplitz.cuh)
+      return with_kind(2 * channels * toeplitz_size(length), KernelKind::kToeplitz);
     case KernelKind::kChain:
       return 0;
     case KernelKind::kExact:

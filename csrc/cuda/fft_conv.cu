@@ -1,7 +1,7 @@
 // Launchers of fft_conv: spectra and forward.
-#include "core/fft_conv_dispatch.h"
 #include "cuda/fft_conv.h"
 #include "cuda/fft_conv_launch.cuh"
+#include "cuda/fft_conv_toeplitz.h"
 #include "cuda/twiddle.cuh"
 
 namespace monarch::cuda {
@@ -15,7 +15,18 @@ int64_t spectrum_floats(int64_t channels, int64_t length, Precision precision,
   return floats;
 }
 
+KernelKind kind_of(const FilterSpectrumParams& p, const DeviceLimits& device) {
+  return spectrum_kind(p.length, p.precision, device.shared_bytes);
+}
+
+void twiddle_table(int64_t length, float* table, const Launch& launch) {
+  const TransformShape choice = choose(length, launch.device);
+  start("twiddle_kernel", {1, 1, length}, launch, twiddle_kernel, quotient(choice.pairs(), 256),
+        256, 0, TableParams{choice, reinterpret_cast<float4*>(table)});
+}
+
 int64_t filter_spectrum_scratch(const FilterSpectrumParams& p, const DeviceLimits& device) {
+  if (kind_of(p, device) == KernelKind::kToeplitz) return 0;
   const TransformShape choice = choose(p.length, device);
   if (!choice.is_long()) return 0;
   return group_for(p.channels, 1, choice, 1, device).channels * choice.size *
@@ -23,11 +34,13 @@ int64_t filter_spectrum_scratch(const FilterSpectrumParams& p, const DeviceLimit
 }
 
 void filter_spectrum(const FilterSpectrumParams& p, void* scratch, const Launch& launch) {
+  if (kind_of(p, launch.device) == KernelKind::kToeplitz) {
+    return toeplitz::filter_spectrum(p, launch);
+  }
   const TransformShape choice = choose(p.length, launch.device);
   const Spectrum spectrum(p.spectrum, choice);
   const CallShape shape{1, p.channels, p.length};
-  start("twiddle_kernel", shape, launch, twiddle_kernel, quotient(choice.pairs(), 256), 256, 0,
-        TableParams{choice, spectrum.table});
+  twiddle_table(p.length, p.spectrum, launch);
   const FilterInput filter{p.k,      p.k_rev,     p.skip,    p.taps, p.reverse_taps,
                            p.length, choice.size, p.circular};
   const float scale = scale_of(choice);
@@ -58,6 +71,7 @@ void filter_spectrum(const FilterSpectrumParams& p, void* scratch, const Launch&
 // ---- Forward
 
 int64_t fft_conv_fwd_scratch(const FftConvParams& p, const DeviceLimits& device) {
+  if (kind_of(p, device) == KernelKind::kToeplitz) return 0;
   const TransformShape choice = choose(p.length, device);
   if (!choice.is_long()) return 0;
   const Group group = group_for(p.channels, p.batch, choice, 1, device);
@@ -82,6 +96,7 @@ void convolve(Plans plans, const TransformShape& choice, const Input& input, con
 }  // namespace
 
 void fft_conv_fwd(const FftConvParams& p, void* scratch, const Launch& launch) {
+  if (kind_of(p, launch.device) == KernelKind::kToeplitz) return toeplitz::fft_conv_fwd(p, launch);
   const TransformShape choice = choose(p.length, launch.device);
   const Spectrum spectrum(p.spectrum, choice);
   const CallShape shape{p.batch, p.channels, p.length};

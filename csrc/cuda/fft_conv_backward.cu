@@ -1,6 +1,7 @@
 // Launchers of fft_conv: backward. A file of its own, so that both compile at the same time.
 #include "cuda/fft_conv.h"
 #include "cuda/fft_conv_launch.cuh"
+#include "cuda/fft_conv_toeplitz.h"
 
 namespace monarch::cuda {
 namespace {
@@ -211,10 +212,14 @@ void backward_of_long_rows(const Backward& b, const RealInput<T>& d, const RealI
 }  // namespace
 
 int64_t fft_conv_bwd_scratch(const FftConvBackwardParams& p, const DeviceLimits& device) {
+  if (kind_of(p, device) == KernelKind::kToeplitz) return toeplitz::fft_conv_bwd_scratch(p, device);
   return p.batch == 0 ? 0 : plan_backward(p, device).total();
 }
 
 void fft_conv_bwd(const FftConvBackwardParams& p, void* scratch, const Launch& launch) {
+  if (kind_of(p, launch.device) == KernelKind::kToeplitz) {
+    return toeplitz::fft_conv_bwd(p, scratch, launch);
+  }
   fft_conv_bwd_from(0, p, scratch, launch);
 }
 

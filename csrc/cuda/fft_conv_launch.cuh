@@ -5,6 +5,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "core/fft_conv_dispatch.h"
 #include "cuda/columns.cuh"
 #include "cuda/fft_conv.cuh"
 #include "cuda/launch.h"
@@ -56,6 +57,11 @@ inline TransformShape choose(int64_t length, const DeviceLimits& device) {
     throw std::runtime_error(message.str());
   }
   return choice;
+}
+
+template <class Params>
+KernelKind kind_of(const Params& p, const DeviceLimits& device) {
+  return kernel_kind(p.length, p.scalar, p.precision, device.shared_bytes);
 }
 
 // Groups of long rows differ in size: teams that take rows of any unit (Work) would number their
@@ -195,6 +201,9 @@ void outer_inverse(const TransformShape& choice, const Output& output, const Lon
           choice.columns() / C::kColumns * count, C::kThreads, C::kSharedBytes, output, rows);
   });
 }
+
+// Writes the table of the transform for a length, with which a spectrum begins.
+void twiddle_table(int64_t length, float* table, const Launch& launch);
 
 inline ComplexRows<false> complex_rows(const TransformShape& choice, float2* data, int64_t rows) {
   return {data, rows, choice.columns(), static_cast<int>(choice.rows())};

@@ -12,6 +12,7 @@ from tests.emulation.launching import SCALARS, EmulatedOperator, Rows
 SOURCES = (
     "csrc/cuda/fft_conv.cu",
     "csrc/cuda/fft_conv_backward.cu",
+    "csrc/cuda/fft_conv_toeplitz.cu",
     "tests/emulation/kernels/fft_conv_launch.cpp",
 )
 _PRECISIONS = {"exact": 0, "high": 1, "fast": 2}

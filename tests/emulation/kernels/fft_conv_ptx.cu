@@ -42,3 +42,4 @@ void with_float16(Scalar, Use use) {
 
 #include "cuda/fft_conv.cu"
 #include "cuda/fft_conv_backward.cu"
+#include "cuda/fft_conv_toeplitz.cu"
