@@ -33,6 +33,8 @@ class Budget:
     elements: int = 1  # that a thread does in one turn of its longest loop
     instructions: float = math.inf  # for each element, on the shortest way through that loop
     gated: float = math.inf  # and on the shortest way that reads two gates too
+    vector: int = 1  # elements that one load brings
+    tensor_cores: bool = False  # there must be products of matrices
 
 
 # The first that fits a kernel holds for it. Registers are what the launch bounds leave: blocks of
@@ -41,7 +43,13 @@ class Budget:
 # transform of 16 * 16 * 16 points in float32 (93.4 and with gates 97.7; bfloat16 101.9 with gates).
 _PLAN_4096 = r"fft_conv_kernel<.*Plan<16, 16, 16>, 256, 0>.*RealInput<"
 _ALL_REGISTERS = 255
+# Chains of tensor-core products: 1.15 times the instructions of prototypes. Two blocks of 256
+# threads fit a multiprocessor with 128 registers, of 128 threads with all.
+_CHAIN = r"chain_\w+_kernel<.*ChainPlan<"
 BUDGETS: tuple[Budget, ...] = (
+    Budget(_CHAIN + "1, 32, 128>.*, 1>", _ALL_REGISTERS, 32, 1.15 * 30.2, 1.15 * 34.8, 4, True),
+    Budget(_CHAIN + "16, 16, 256>.*, 1>", 128, 16, 1.15 * 32.8, 1.15 * 36.8, 4, True),
+    Budget(_CHAIN + ".*Float16, [12]>", _ALL_REGISTERS, tensor_cores=True),
     Budget(_PLAN_4096 + "float>", 128, 16, 1.15 * 93.4, 1.15 * 97.7),
     Budget(_PLAN_4096, 128, 16, 1.15 * 97.7, 1.15 * 101.9),
     Budget(r"outer_\w+_kernel<.*Plan<32", _ALL_REGISTERS),
@@ -95,7 +103,8 @@ def instructions_per_element(code: KernelCode, budget: Budget) -> dict[str, floa
     if budget.gated < math.inf:
         # Of a row without gates, the loads are those of the data, the tables and the spectrum.
         plain = next(n for n in itertools.count(1) if code.shortest_turn(n + 1) > turn)
-        costs["gated"] = code.shortest_turn(plain + 2 * budget.elements) / budget.elements
+        loads = plain + 2 * budget.elements // budget.vector
+        costs["gated"] = code.shortest_turn(loads) / budget.elements
     return costs
 
 
@@ -122,6 +131,8 @@ def violations(compiled: Compiled, budgets: tuple[Budget, ...]) -> list[str]:
         if code.local_accesses:
             accesses = f"{code.local_accesses} accesses of local memory"
             found.append(f"sm_{code.arch} {_short(readable)}: {accesses}")
+        if budget.tensor_cores and not code.opcodes["HMMA"]:
+            found.append(f"sm_{code.arch} {_short(readable)}: no product on tensor cores")
         if budget.instructions == math.inf:
             continue
         for name, cost in instructions_per_element(code, budget).items():
@@ -244,6 +255,12 @@ def test_too_many_instructions_are_reported(samples):
 
     assert len(reported(60)) == len(SAMPLE_ARCHS)
     assert not reported(90)
+
+
+def test_kernel_without_tensor_cores_is_reported(samples):
+    found = violations(samples, (Budget("straight", tensor_cores=True),))
+    missing = [line for line in found if line.endswith("straight: no product on tensor cores")]
+    assert len(missing) == len(SAMPLE_ARCHS)
 
 
 def test_a_budget_for_no_kernel_is_reported(samples):

@@ -63,7 +63,7 @@ MONARCH_DEVICE void sync_group(int barrier_id, int threads MONARCH_LOCATION) {
 }
 
 // Global memory: through the read-only cache, and evict-first for what is used once; atomics, of
-// shared memory too
+// shared memory too; vectors of shared memory
 
 #if defined(__CUDACC__)
 template <class T>
@@ -77,6 +77,15 @@ MONARCH_DEVICE T load_streaming(const T* source) {
 template <class T>
 MONARCH_DEVICE void store_streaming(T* destination, std::common_type_t<T> value) {
   __stcs(destination, value);
+}
+// Shared memory, whole vectors: the emulator counts bank conflicts of these.
+template <class T>
+MONARCH_DEVICE T load_shared(const T* source) {
+  return *source;
+}
+template <class T>
+MONARCH_DEVICE void store_shared(T* destination, std::common_type_t<T> value) {
+  *destination = value;
 }
 // Both return the value before.
 template <class T>
@@ -102,6 +111,16 @@ void store_streaming(T* destination, std::common_type_t<T> value MONARCH_LOCATIO
   emulation::store(destination, value, location);
 }
 template <class T>
+T load_shared(const T* source MONARCH_LOCATION) {
+  emulation::count_banks(source, sizeof(T), location);
+  return emulation::load(source, location);
+}
+template <class T>
+void store_shared(T* destination, std::common_type_t<T> value MONARCH_LOCATION) {
+  emulation::count_banks(destination, sizeof(T), location);
+  emulation::store(destination, value, location);
+}
+template <class T>
 T atomic_add(T* target, std::common_type_t<T> value MONARCH_LOCATION) {
   const auto add = [value](T before) { return before + value; };
   return emulation::atomic(target, add, location);
@@ -123,6 +142,14 @@ MONARCH_DEVICE T* opaque(T* pointer) {
   asm("" : "+l"(pointer));
 #endif
   return pointer;
+}
+
+// The same for a number, such as an address of shared memory: it is kept, not computed again.
+MONARCH_DEVICE uint32_t opaque(uint32_t number) {
+#if defined(__CUDACC__)
+  asm("" : "+r"(number));
+#endif
+  return number;
 }
 
 // Numbers
@@ -241,6 +268,17 @@ MONARCH_DEVICE T shuffle_down(T value, int delta, int width = 32 MONARCH_LOCATIO
 MONARCH_DEVICE uint32_t ballot(bool predicate MONARCH_LOCATION) {
   return MONARCH_EITHER(__ballot_sync(kWholeWarp, predicate),
                         emulation::ballot(predicate, location));
+}
+
+// The largest value of all lanes.
+MONARCH_DEVICE uint32_t reduce_max(uint32_t value MONARCH_LOCATION) {
+#if defined(__CUDACC__)
+  return __reduce_max_sync(kWholeWarp, value);
+#else
+  for (int mask = 16; mask > 0; mask /= 2)
+    value = max(value, emulation::shuffle(emulation::Shuffle::kXor, value, mask, 32, location));
+  return value;
+#endif
 }
 
 // Shared memory by address, and copies into it that run beside the thread

@@ -49,6 +49,9 @@ void sync_group(int barrier_id, int threads, Location location);
 enum class Access { kRead, kWrite, kAtomic };
 void check_access(const void* address, size_t bytes, Access access, Location location);
 
+// Counts what an access of shared memory by all lanes of a warp costs (banks.cpp).
+void count_banks(const void* address, size_t bytes, Location location);
+
 template <class T>
 EMULATION_UNCHECKED T load(const T* source, Location location) {
   check_access(source, sizeof(T), Access::kRead, location);

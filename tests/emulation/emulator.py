@@ -10,6 +10,7 @@ from typing import Any
 ORDERS = ("forward", "reverse", "random")
 _STATISTICS = ("launches", "blocks", "threads", "switches", "barriers", "collectives")
 _STATISTICS += ("products", "copies", "accesses", "matrices", "wavefronts")
+_STATISTICS += ("vector_accesses", "vector_wavefronts")
 
 
 @dataclass(frozen=True)

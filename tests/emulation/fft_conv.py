@@ -84,11 +84,7 @@ class EmulatedFftConv:
         return _Function.apply(self, u, *filters, pregate, postgate, circular)
 
     def spectrum(self, k, k_rev, skip, length, circular) -> Tensor:
-        library = self.emulator.library
-        library.launch_spectrum_floats.restype = c_int64
-        floats = library.launch_spectrum_floats(
-            c_int64(k.shape[0]), c_int64(length), self._limits()
-        )
+        floats = self.spectrum_floats(k.shape[0], length)
         with self.emulator:
             p = _FilterSpectrum(k.shape[0], length, circular=circular)
             p.k, p.taps = self._read(k, "k"), k.shape[1]
@@ -99,6 +95,11 @@ class EmulatedFftConv:
             p.spectrum = result.data_ptr()
             self._run("launch_filter_spectrum", p)
         return result
+
+    def spectrum_floats(self, channels: int, length: int) -> int:
+        call = self.emulator.library.launch_spectrum_floats
+        call.restype = c_int64
+        return call(c_int64(channels), c_int64(length), self._limits())
 
     def forward(self, u, spectrum, pregate, postgate) -> Tensor:
         with self.emulator:

@@ -94,6 +94,7 @@ void run_block(unsigned number) {
   statistics.threads += launch_state.threads;
   Fiber scheduler;
   run_until_stuck(scheduler);
+  finish_counting_banks();
   if (block.live > 0 && !abandoned) report_deadlock();
 }
 

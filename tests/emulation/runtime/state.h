@@ -24,6 +24,8 @@ struct Statistics {
   uint64_t launches, blocks, threads, switches, barriers, collectives, products, copies, accesses;
   // A load or store of one 8 x 8 matrix takes one wavefront if its rows lie in different banks.
   uint64_t matrices, wavefronts;
+  // The same of vectors of shared memory, of which one wavefront moves 128 bytes.
+  uint64_t vector_accesses, vector_wavefronts;
 };
 
 struct Copy {
@@ -110,6 +112,9 @@ void leave_barriers(Thread& thread);  // at its exit
 // lanes must execute the same instruction. Names are compared by address: one literal each.
 void meet(const char* what, uint32_t mask, bool same_place, const void* input, void* output,
           void (*perform)(Meeting&), Site site);
+
+// banks.cpp
+void finish_counting_banks();  // after a block
 
 // copies.cpp
 void finish_copies(Thread& thread);
