@@ -104,6 +104,21 @@ def check_precision(k: Tensor, k_rev: Tensor | None, skip: Tensor | None) -> Non
             raise TypeError(f"{name} is {t.dtype}, k is {k.dtype}: float64 filters come together")
 
 
+# The least accuracy that is asked for, by its number in the registered operators.
+PRECISIONS = {"exact": 0, "high": 1, "fast": 2}
+_DEFAULT_PRECISIONS = {torch.bfloat16: "fast", torch.float16: "high"}
+
+
+def precision_for(precision: str | None, dtype: torch.dtype) -> str:
+    """The precision asked for, or the default of activations of a dtype."""
+    if precision is None:
+        return _DEFAULT_PRECISIONS.get(dtype, "exact")
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        names = ", ".join(map(repr, PRECISIONS))
+        raise ValueError(f"precision must be one of {names} or None, got {precision!r}")
+    return precision
+
+
 def check_length(
     length: int, k: Tensor, k_rev: Tensor | None, names: tuple[str, str] = FILTER[:2]
 ) -> None:

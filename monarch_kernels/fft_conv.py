@@ -17,6 +17,7 @@ def fft_conv(
     postgate: Tensor | None = None,
     circular: bool = False,
     backend: str | None = None,
+    precision: str | None = None,
 ) -> Tensor:
     """Convolve each channel with a filter as long as the sequence, gates and skip fused.
 
@@ -27,8 +28,8 @@ def fft_conv(
     (k_rev[0] multiplies the next element), or for `circular` the sum over one period of L,
     y[t] = postgate[t] * ( sum_j k[j] g[(t-j) mod L] + skip g[t] ). The causal case equals
     `irfft(rfft(g, n=2*L) * rfft(k, n=2*L))[..., :L]`. Arithmetic is float32 (float64 for float64
-    inputs), accurate to float32 rounding; the gradients of every tensor are deterministic, and the
-    second derivatives exist too.
+    inputs), accurate to float32 rounding, unless `precision` lets a GPU do less; the gradients of
+    every tensor are deterministic, and the second derivatives exist too.
 
     Memory of the native backend on the CPU, beside the result: the filter's spectrum (8 bytes per
     channel and sample, none with a FilterSpectrum), per thread 13 bytes per sample of one row (29
@@ -49,6 +50,12 @@ def fft_conv(
         pregate, postgate: `(B, H, L)`, u.dtype.
         circular: period L instead of zeros outside of the sequence.
         backend: "native", "reference", or None for the fastest that can.
+        precision: the least accuracy asked for, which is where tensor cores of a GPU may be used
+            for 16-bit u: "fast" (default for bfloat16), at most 1.1 times the error of rounding y
+            to bfloat16; "high" (default for float16), 1.05 times that of rounding to float16;
+            "exact", float32 arithmetic. What has no faster kernels is exact: every precision on a
+            CPU, of the reference and of float32 and float64 u. None with a FilterSpectrum is the
+            precision it was made for. docs/numerics.md has the errors.
 
     Returns:
         y `(B, H, L)`, u.dtype, contiguous. Under autocast, u and the gates are first cast to
@@ -56,7 +63,8 @@ def fft_conv(
 
     Raises:
         TypeError: not a tensor, or a dtype that is not supported or does not go with u's.
-        ValueError: shapes, lengths or devices that do not fit.
+        ValueError: shapes, lengths or devices that do not fit; an unknown precision, or on a GPU
+            another one than that of the FilterSpectrum.
         RuntimeError: the backend asked for is not available here or for this input.
 
     Source: the bidirectional form is that of M2-BERT (arXiv 2402.07440); the transform is derived
@@ -70,37 +78,42 @@ def fft_conv(
             contract.check_gate(name, gate, u)
     if isinstance(k, FilterSpectrum):
         parts = {"k_rev": k_rev, "skip": skip, "circular": circular or None}
-        check_spectrum(k, u, u.shape[1], parts, backend)
+        if precision is not None:
+            contract.precision_for(precision, u.dtype)
+        check_spectrum(k, u, u.shape[1], parts, backend, precision=precision)
         if k.backend == "reference":
             return reference.fft_conv_spectrum(u, k.data, pregate, postgate, k.circular)
-        return _fwd(u, None, None, None, k.data, pregate, postgate, k.circular)
+        number = contract.PRECISIONS[k.precision]
+        return _fwd(u, None, None, None, k.data, pregate, postgate, k.circular, number)
+    precision = contract.precision_for(precision, u.dtype)
     contract.check_filter_for(u, u.shape[1], (k, k_rev, skip), circular=circular)
     if backends.select(backend, u) == "reference":
         return reference.fft_conv(u, k, k_rev, skip, pregate, postgate, circular)
     k, k_rev, skip = contract.float32_filters(k, k_rev, skip)
-    return _fwd(u, k, k_rev, skip, None, pregate, postgate, circular)
+    number = contract.PRECISIONS[precision]
+    return _fwd(u, k, k_rev, skip, None, pregate, postgate, circular, number)
 
 
 # ---- The registered operators
 # Implemented in csrc/torch/fft_conv.cpp and fft_conv_cuda.cpp. Exactly one of k and spectrum is
-# given; k, k_rev and skip are contiguous float32. The backward returns an empty tensor for each
-# gradient not wanted.
+# given; k, k_rev and skip are contiguous float32. `precision` is one of contract.PRECISIONS. The
+# backward returns an empty tensor for each gradient not wanted.
 
 _lib = torch.library.Library("monarch_kernels", "FRAGMENT")
 _tags = (torch.Tag.pt2_compliant_tag,)
 _lib.define(
-    "filter_spectrum(Tensor k, Tensor? k_rev, Tensor? skip, SymInt length, bool circular) "
-    "-> Tensor",
+    "filter_spectrum(Tensor k, Tensor? k_rev, Tensor? skip, SymInt length, bool circular, "
+    "int precision=0) -> Tensor",
     tags=_tags,
 )
 _ARGS = (
     "Tensor u, Tensor? k, Tensor? k_rev, Tensor? skip, Tensor? spectrum, "
     "Tensor? pregate, Tensor? postgate, bool circular"
 )
-_lib.define(f"fft_conv_fwd({_ARGS}) -> Tensor", tags=_tags)
+_lib.define(f"fft_conv_fwd({_ARGS}, int precision=0) -> Tensor", tags=_tags)
 _lib.define(
     f"fft_conv_bwd(Tensor dy, {_ARGS}, bool need_u, bool need_filter, bool need_pregate, "
-    "bool need_postgate) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "bool need_postgate, int precision=0) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     tags=_tags,
 )
 _fwd = torch.ops.monarch_kernels.fft_conv_fwd.default
@@ -108,24 +121,24 @@ _bwd = torch.ops.monarch_kernels.fft_conv_bwd.default
 
 
 @torch.library.register_fake("monarch_kernels::filter_spectrum", lib=_lib)
-def _(k, k_rev, skip, length, circular):
+def _(k, k_rev, skip, length, circular, precision=0):
     contract.check_one_device("fft_conv", k, k_rev, skip)
     shape = int(k.shape[0]), int(length)
     if k.device.type == "cuda":
         shared = backends.shared_bytes(k.device.index)
-        return k.new_empty(_native.host.spectrum_floats(*shape, shared_bytes=shared))
+        return k.new_empty(_native.host.spectrum_floats(*shape, shared, precision))
     header = 16
     return k.new_empty(header + _native.host.spectrum_floats(*shape))
 
 
 @torch.library.register_fake("monarch_kernels::fft_conv_fwd", lib=_lib)
-def _(u, k, k_rev, skip, spectrum, pregate, postgate, circular):
+def _(u, k, k_rev, skip, spectrum, pregate, postgate, circular, precision=0):
     contract.check_one_device("fft_conv", u, k, k_rev, skip, spectrum, pregate, postgate)
     return u.new_empty(u.shape)
 
 
 @torch.library.register_fake("monarch_kernels::fft_conv_bwd", lib=_lib)
-def _(dy, u, k, k_rev, skip, spectrum, pregate, postgate, circular, need_u, need_filter, *gates):
+def _(dy, u, k, k_rev, skip, spectrum, pregate, postgate, circular, need_u, need_filter, *rest):
     contract.check_one_device("fft_conv", dy, u, k, k_rev, skip, spectrum, pregate, postgate)
 
     def like(t, wanted):
@@ -134,30 +147,31 @@ def _(dy, u, k, k_rev, skip, spectrum, pregate, postgate, circular, need_u, need
     return (
         like(u, need_u),
         *(contract.fake_filter_gradient(u, t, need_filter) for t in (k, k_rev, skip)),
-        *(like(t, wanted) for t, wanted in zip((pregate, postgate), gates, strict=True)),
+        *(like(t, wanted) for t, wanted in zip((pregate, postgate), rest[:2], strict=True)),
     )
 
 
 def _setup_fwd(ctx, inputs, output):
-    *tensors, ctx.circular = inputs
+    *tensors, ctx.circular, ctx.precision = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _backward_fwd(ctx, dy):
     u, k, k_rev, skip, spectrum, pregate, postgate = ctx.saved_tensors
-    need_u, *need_filters, need_spectrum, need_pregate, need_postgate, _ = ctx.needs_input_grad
+    need_u, *need_filters, need_spectrum, need_pregate, need_postgate = ctx.needs_input_grad[:7]
     if need_spectrum:
         raise RuntimeError("a spectrum has no gradient: pass the filter itself to fft_conv")
     needs = (need_u, any(need_filters), need_pregate, need_postgate)
-    grads = _bwd(dy, u, k, k_rev, skip, spectrum, pregate, postgate, ctx.circular, *needs)
+    tensors = (dy, u, k, k_rev, skip, spectrum, pregate, postgate)
+    grads = _bwd(*tensors, ctx.circular, *needs, ctx.precision)
     du, dk, dk_rev, dskip, dpregate, dpostgate = grads
     wanted = (need_u, *need_filters, False, need_pregate, need_postgate)
     results = (du, dk, dk_rev, dskip, None, dpregate, dpostgate)
-    return (*(r if w else None for r, w in zip(results, wanted, strict=True)), None)
+    return (*(r if w else None for r, w in zip(results, wanted, strict=True)), None, None)
 
 
 def _setup_bwd(ctx, inputs, output):
-    *tensors, ctx.circular, need_u, need_filter, need_pregate, need_postgate = inputs
+    *tensors, ctx.circular, need_u, need_filter, need_pregate, need_postgate, ctx.precision = inputs
     ctx.save_for_backward(*tensors)
     needs = (need_u, need_filter, need_filter, need_filter, need_pregate, need_postgate)
     of = (*tensors[1:5], *tensors[6:])  # without dy and the spectrum
@@ -185,8 +199,8 @@ def _backward_bwd(ctx, *cotangents):
             if filters:
                 k_, rev_, skip_ = contract.float32_filters(*filters)  # cotangents may be expanded
                 zero = torch.zeros_like(k) if k_ is None else k_
-                return _fwd(x, zero, rev_, skip_, None, None, None, ctx.circular)
-            return _fwd(x, k, k_rev, skip, spectrum, None, None, ctx.circular)
+                return _fwd(x, zero, rev_, skip_, *[None] * 3, ctx.circular, ctx.precision)
+            return _fwd(x, k, k_rev, skip, spectrum, None, None, ctx.circular, ctx.precision)
 
         d, g = _times(dy, postgate), _times(u, pregate)
         terms = []
@@ -199,12 +213,12 @@ def _backward_bwd(ctx, *cotangents):
         if cpostgate is not None:
             terms.append((cpostgate * dy, conv(g)))
         if not terms:
-            return (None,) * (len(saved) + 5)
+            return (None,) * (len(saved) + 6)
         form = sum((a.float() * b.float()).sum() for a, b in terms)
         wanted = [t for t in saved if t is not None and t is not spectrum]
         grads = torch.autograd.grad(form, wanted, create_graph=True, allow_unused=True)
     grads = iter(grads)
-    return (*(None if t is None or t is spectrum else next(grads) for t in saved), *[None] * 5)
+    return (*(None if t is None or t is spectrum else next(grads) for t in saved), *[None] * 6)
 
 
 def _times(a: Tensor, b: Tensor | None) -> Tensor:

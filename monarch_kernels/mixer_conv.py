@@ -125,7 +125,8 @@ def _check_filters(q, channels, filters, filters2, backend) -> str:
             if k.circular:
                 raise ValueError(f"{names[0]} is a FilterSpectrum of a circular filter")
             check_spectrum(
-                k, q, channels, parts, asked, name=names[0], other="q", operator="mixer_conv"
+                *(k, q, channels, parts, asked),
+                **{"name": names[0], "other": "q", "operator": "mixer_conv", "precision": "exact"},
             )
             asked = k.backend
         else:

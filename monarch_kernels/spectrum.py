@@ -18,6 +18,7 @@ class FilterSpectrum:
         length: L, the length of the sequences that it can be convolved with.
         circular: the convolution is one of period L.
         backend: the backend whose kernels can read `data`.
+        precision: "fast", "high" or "exact": whose kernels on a GPU can read `data`.
     """
 
     data: Tensor
@@ -25,6 +26,7 @@ class FilterSpectrum:
     length: int
     circular: bool
     backend: str
+    precision: str = "exact"
 
     @property
     def device(self) -> torch.device:
@@ -33,6 +35,7 @@ class FilterSpectrum:
 
     def __repr__(self) -> str:
         kind = ", circular" if self.circular else ""
+        kind += "" if self.precision == "exact" else f", precision={self.precision!r}"
         return (
             f"FilterSpectrum(channels={self.channels}, length={self.length}{kind}, "
             f"backend={self.backend!r}, device='{self.device}')"
@@ -47,6 +50,7 @@ def filter_spectrum(
     length: int,
     circular: bool = False,
     backend: str | None = None,
+    precision: str | None = None,
 ) -> FilterSpectrum:
     """Transform a filter once, for use as the `k` of many `fft_conv` calls.
 
@@ -61,6 +65,10 @@ def filter_spectrum(
         length: L of the sequences.
         circular: the convolution has period L; k_rev must be None.
         backend: "native", "reference", or None for the fastest that can.
+        precision: "fast", "high" or "exact", for what `fft_conv` of the same precision runs on a
+            GPU; None: "exact" for a float32 filter, "high" for float16, "fast" for bfloat16. So a
+            float32 filter for 16-bit activations needs "fast" or "high" to be convolved by tensor
+            cores. On a CPU and for the reference all of them are the same.
 
     Returns:
         The spectrum; 8 bytes per channel and sample, on the device of k.
@@ -73,6 +81,7 @@ def filter_spectrum(
     contract.check_filter(k, k_rev, skip, circular=circular)
     contract.check_precision(k, k_rev, skip)
     contract.check_length(length, k, k_rev)
+    precision = contract.precision_for(precision, k.dtype)
     asked = [n for n, t in (("k", k), ("k_rev", k_rev), ("skip", skip)) if _wants_gradient(t)]
     if asked:
         raise RuntimeError(
@@ -83,10 +92,11 @@ def filter_spectrum(
     k, k_rev, skip = (t if t is None else t.detach() for t in (k, k_rev, skip))
     if chosen == "native":
         k, k_rev, skip = contract.float32_filters(k, k_rev, skip)
-        data = torch.ops.monarch_kernels.filter_spectrum(k, k_rev, skip, length, circular)
+        number = contract.PRECISIONS[precision]
+        data = torch.ops.monarch_kernels.filter_spectrum(k, k_rev, skip, length, circular, number)
     else:
         data = reference.filter_spectrum(k, k_rev, skip, length, circular)
-    return FilterSpectrum(data, k.shape[0], length, circular, chosen)
+    return FilterSpectrum(data, k.shape[0], length, circular, chosen, precision)
 
 
 def _wants_gradient(t: Tensor | None) -> bool:
@@ -103,6 +113,7 @@ def check_spectrum(
     name: str = "k",
     other: str = "u",
     operator: str = "fft_conv",
+    precision: str | None = None,
 ) -> None:
     """A spectrum, argument `name`, goes with activations u, argument `other`, and the backend.
 
@@ -111,6 +122,7 @@ def check_spectrum(
         parts: what a spectrum has in itself, by the name of the argument: each must be None.
         backend: the one asked for, or None.
         operator: whose kernels read it.
+        precision: the one asked for, or None for that of the spectrum.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -129,9 +141,32 @@ def check_spectrum(
         raise ValueError(
             f"{name} is a FilterSpectrum of backend {spectrum.backend!r}, asked for is {backend!r}"
         )
+    if spectrum.backend == "native" and spectrum.device.type == "cuda":
+        check_spectrum_precision(spectrum, u, precision, name=name, other=other)
     if backends.select(spectrum.backend, u, operator) == "reference":
         real = torch.float64 if u.dtype == torch.float64 else torch.float32
         if spectrum.data.real.dtype != real:
             raise TypeError(
                 f"{name} is a FilterSpectrum of {spectrum.data.dtype}, {other} is {u.dtype}"
             )
+
+
+def check_spectrum_precision(
+    spectrum: FilterSpectrum, u: Tensor, precision: str | None, *, name: str, other: str
+) -> None:
+    """On a GPU each precision has kernels and a form of spectrum of its own.
+
+    Raises:
+        ValueError: another precision is asked for.
+        TypeError: the kernels of this precision do not take the dtype of u.
+    """
+    if precision is not None and precision != spectrum.precision:
+        raise ValueError(
+            f"{name} is a FilterSpectrum of precision {spectrum.precision!r}, asked for is "
+            f"{precision!r}: make it by filter_spectrum(..., precision={precision!r})"
+        )
+    if spectrum.precision != "exact" and u.dtype == torch.float32:
+        raise TypeError(
+            f"{name} is a FilterSpectrum of precision {spectrum.precision!r}, {other} is float32, "
+            "whose kernels are exact: make it by filter_spectrum(..., precision='exact')"
+        )

@@ -7,6 +7,10 @@
 
 namespace monarch {
 
+// The least accuracy asked for (docs/numerics.md). The numbers are those of the registered
+// operators. The CPU's kernels are exact always.
+enum class Precision : int { kExact = 0, kHigh = 1, kFast = 2 };
+
 // A (B, H, L) array whose rows are contiguous; strides in elements. data == nullptr: absent.
 struct Rows {
   const void* data = nullptr;
@@ -22,6 +26,7 @@ struct FilterSpectrumParams {
   const float* skip = nullptr;  // (H,) or nullptr
   bool circular = false;
   float* spectrum = nullptr;  // out: cpu::spectrum_floats(channels, length)
+  Precision precision = Precision::kExact;
 };
 
 struct FftConvParams {
@@ -30,6 +35,7 @@ struct FftConvParams {
   Rows u, pregate, postgate;
   const float* spectrum = nullptr;
   void* y = nullptr;  // (B, H, L), contiguous
+  Precision precision = Precision::kExact;
 };
 
 struct FftConvBackwardParams {
@@ -42,6 +48,7 @@ struct FftConvBackwardParams {
   float *dk = nullptr, *dk_rev = nullptr, *dskip = nullptr;  // (H, taps), (H, reverse_taps), (H,)
   int64_t taps = 0, reverse_taps = 0;
   bool circular = false;
+  Precision precision = Precision::kExact;
 };
 
 namespace cpu {

@@ -109,15 +109,6 @@ using OuterPlans = PlanList<Plan<2>, Plan<4>, Plan<8>, Plan<16>, Plan<32>, Plan<
                             Plan<16, 16>, Plan<32, 16>>;
 using InnerPlans = PlanList<BlockPlan<Plan<16, 24, 16>, 128>, BlockPlan<Plan<16, 32, 16>, 256>>;
 
-// Chains of tensor-core products, for 16-bit activations: an outer DFT (1: none) and, on each of
-// its blocks, a pair of DFTs of one radix (docs/math.md, section 9).
-template <int outer, int radix, int threads>
-struct ChainPlan {
-  static constexpr int kOuter = outer, kRadix = radix, kThreads = threads;
-  static constexpr int kBlock = radix * radix, kSize = outer * kBlock;
-};
-using ChainPlans = PlanList<ChainPlan<1, 32, 128>, ChainPlan<16, 16, 256>, ChainPlan<32, 16, 256>>;
-
 template <class Visit, class... Entries>
 constexpr void for_each(PlanList<Entries...>, Visit visit) {
   (visit(Entries{}), ...);

@@ -3,6 +3,7 @@
 // the operand of the next one (docs/math.md, section 9). Matrices have up to two parts of 16 bits,
 // a number and what is left of it; products of two second parts are left out.
 #pragma once
+#include "core/chain.h"
 #include "cuda/dft.cuh"
 
 namespace monarch::cuda {
@@ -87,10 +88,6 @@ MONARCH_DEVICE constexpr int matrix_index(int row, int column) {
   constexpr int kChunks = kSize / 8;
   return row * kSize + ((column / 8) ^ (row * kChunks / 8 & (kChunks - 1))) * 8 + column % 8;
 }
-
-// Bytes of a complex matrix: the real parts, then the imaginary ones.
-constexpr int plane_bytes(int size) { return size * size * 2; }
-constexpr int matrix_bytes(int size) { return 2 * plane_bytes(size); }
 
 // Reads 16 x 16 tiles of the complex matrices that lie from an address of shared memory on, a
 // multiple of 128. Parts of a number are kPartBytes apart.

@@ -1,7 +1,7 @@
 // What a chain needs beside its input: DFT matrices and twiddles, which depend on the plan only,
 // and the filters' spectra in the order in which products leave frequencies in registers.
 #pragma once
-#include "core/twiddle.h"
+#include "core/chain.h"
 #include "cuda/chain.cuh"
 #include "cuda/twiddle.cuh"
 
@@ -26,28 +26,6 @@ struct ChainOrder {
   }
 };
 
-// ---- Tables. [twiddles][the matrix of the first stage, two parts][other matrices, first parts]
-// [second parts]
-template <class P>
-struct ChainTables {
-  static constexpr int kOuter = P::kOuter, kRadix = P::kRadix;
-  static constexpr bool kSingle = kOuter == 1;  // one block: its first stage is the row's
-  static constexpr int kFirst = kSingle ? kRadix : kOuter;
-  // Of one block: the twiddles with its root, for both directions. Of several: without, for the
-  // roots are in the matrices of each block, DFTs over n1 and over n2.
-  static constexpr int kTwiddles = P::kBlock * (kSingle ? 2 : 1);
-  static constexpr int kMatrices = kSingle ? 1 : 2 * kOuter;
-
-  static constexpr int kTwiddleBytes = kTwiddles * static_cast<int>(sizeof(float2));
-  static constexpr int kFirstBytes = matrix_bytes(kFirst);  // of a part
-  static constexpr int kMatrixBytes = matrix_bytes(kRadix);
-  static constexpr int kPartBytes = kMatrices * kMatrixBytes;
-  static constexpr int kMatrixOffset = kTwiddleBytes + 2 * kFirstBytes;
-  static constexpr int kBytes = kMatrixOffset + 2 * kPartBytes;
-  static constexpr int bytes(int parts) { return kMatrixOffset + parts * kPartBytes; }
-  static_assert(kTwiddleBytes % 128 == 0 && kFirstBytes % 128 == 0 && kMatrixBytes % 128 == 0);
-};
-
 // Where the parts of a chain's spectrum lie. scales: what a channel's results are multiplied by.
 template <class P>
 struct ChainSpectrum {
@@ -58,9 +36,6 @@ struct ChainSpectrum {
       : tables(data),
         scales(data + ChainTables<P>::kBytes / 4),
         values(reinterpret_cast<const float4*>(scales + (channels + 3) / 4 * 4)) {}
-  static constexpr int64_t floats(int64_t channels) {
-    return ChainTables<P>::kBytes / 4 + (channels + 3) / 4 * 4 + 2 * P::kSize * channels;
-  }
 };
 
 // 1 / sqrt(n) of the sizes of DFTs: stages keep the norm, so that nothing outgrows 16 bits.

@@ -1,5 +1,7 @@
 // Launchers of fft_conv: spectra and forward.
+#include "core/fft_conv_dispatch.h"
 #include "cuda/fft_conv.h"
+#include "cuda/fft_conv_chain.h"
 #include "cuda/fft_conv_launch.cuh"
 #include "cuda/twiddle.cuh"
 
@@ -7,11 +9,15 @@ namespace monarch::cuda {
 
 // ---- Spectra
 
-int64_t spectrum_floats(int64_t channels, int64_t length, const DeviceLimits& device) {
-  return cuda_spectrum_floats(channels, choose(length, device));
+int64_t spectrum_floats(int64_t channels, int64_t length, Precision precision,
+                        const DeviceLimits& device) {
+  const int64_t floats = cuda_filter_floats(channels, length, precision, device.shared_bytes);
+  if (floats == 0) choose(length, device);  // throws
+  return floats;
 }
 
 int64_t filter_spectrum_scratch(const FilterSpectrumParams& p, const DeviceLimits& device) {
+  if (kind_of(p, device) == KernelKind::kChain) return chain::filter_spectrum_scratch(p, device);
   const TransformShape choice = choose(p.length, device);
   if (!choice.is_long()) return 0;
   return group_for(p.channels, 1, choice, 1, device).channels * choice.size *
@@ -19,6 +25,9 @@ int64_t filter_spectrum_scratch(const FilterSpectrumParams& p, const DeviceLimit
 }
 
 void filter_spectrum(const FilterSpectrumParams& p, void* scratch, const Launch& launch) {
+  if (kind_of(p, launch.device) == KernelKind::kChain) {
+    return chain::filter_spectrum(p, scratch, launch);
+  }
   const TransformShape choice = choose(p.length, launch.device);
   const Spectrum spectrum(p.spectrum, choice);
   const CallShape shape{1, p.channels, p.length};
@@ -54,6 +63,7 @@ void filter_spectrum(const FilterSpectrumParams& p, void* scratch, const Launch&
 // ---- Forward
 
 int64_t fft_conv_fwd_scratch(const FftConvParams& p, const DeviceLimits& device) {
+  if (kind_of(p, device) == KernelKind::kChain) return 0;
   const TransformShape choice = choose(p.length, device);
   if (!choice.is_long()) return 0;
   const Group group = group_for(p.channels, p.batch, choice, 1, device);
@@ -78,6 +88,9 @@ void convolve(Plans plans, const TransformShape& choice, const Input& input, con
 }  // namespace
 
 void fft_conv_fwd(const FftConvParams& p, void* scratch, const Launch& launch) {
+  if (kind_of(p, launch.device) == KernelKind::kChain) {
+    return chain::fft_conv_fwd(p, launch);
+  }
   const TransformShape choice = choose(p.length, launch.device);
   const Spectrum spectrum(p.spectrum, choice);
   const CallShape shape{p.batch, p.channels, p.length};

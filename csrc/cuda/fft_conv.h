@@ -8,10 +8,12 @@
 
 namespace monarch::cuda {
 
-// Size of a spectrum: the twiddles of its transform, then 2 numbers for each channel and point.
-// One made for (channels, length) serves every batch size and dtype, and every GPU that uses the
-// same transform; a spectrum for another has another size.
-int64_t spectrum_floats(int64_t channels, int64_t length, const DeviceLimits& device);
+// Size of a spectrum, whose form depends on the kernels that run (core/fft_conv_dispatch.h): exact,
+// the twiddles of its transform, then 2 numbers for each channel and point. One made for (channels,
+// length, precision) serves every batch size, and every GPU that uses the same kernels; a spectrum
+// for others has another size.
+int64_t spectrum_floats(int64_t channels, int64_t length, Precision precision,
+                        const DeviceLimits& device);
 
 // Bytes of scratch memory (256-byte aligned, contents irrelevant) that a call needs; may be 0.
 int64_t filter_spectrum_scratch(const FilterSpectrumParams& params, const DeviceLimits& device);

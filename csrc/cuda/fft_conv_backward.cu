@@ -1,5 +1,6 @@
 // Launchers of fft_conv: backward. A file of its own, so that both compile at the same time.
 #include "cuda/fft_conv.h"
+#include "cuda/fft_conv_chain.h"
 #include "cuda/fft_conv_launch.cuh"
 
 namespace monarch::cuda {
@@ -213,10 +214,14 @@ void backward_of_long_rows(const Backward& b, const RealInput<T>& d, const RealI
 }  // namespace
 
 int64_t fft_conv_bwd_scratch(const FftConvBackwardParams& p, const DeviceLimits& device) {
+  if (kind_of(p, device) == KernelKind::kChain) return chain::fft_conv_bwd_scratch(p, device);
   return p.batch == 0 ? 0 : plan_backward(p, device).total();
 }
 
 void fft_conv_bwd(const FftConvBackwardParams& p, void* scratch, const Launch& launch) {
+  if (kind_of(p, launch.device) == KernelKind::kChain) {
+    return chain::fft_conv_bwd(p, scratch, launch);
+  }
   const Backward b(p, scratch, launch);
   if (p.batch == 0) {  // the filter's gradient is still written: zeros
     if (b.need_filter()) b.taps(nullptr, 0, 0, p.channels);

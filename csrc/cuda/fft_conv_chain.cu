@@ -2,58 +2,23 @@
 #include "cuda/fft_conv_chain.h"
 
 #include <algorithm>
-#include <stdexcept>
 #include <utility>
 
 #include "cuda/fft_conv.h"
 #include "cuda/fft_conv_chain.cuh"
 #include "cuda/fft_conv_launch.cuh"
 
-namespace monarch::cuda {
+namespace monarch::cuda::chain {
 namespace {
 
 template <class Use>
-void with_chain(int64_t size, Use use) {
+void with_chain(int64_t length, Use use) {
   for_each(ChainPlans{}, [&](auto plan) {
-    if (decltype(plan)::kSize == size) use(plan);
+    if (decltype(plan)::kSize == chain_size(length)) use(plan);
   });
 }
 
 constexpr int64_t aligned(int64_t bytes) { return quotient(bytes, 256) * 256; }
-
-// The smallest of all plans, whether or not the device has the shared memory for its kernel: what a
-// spectrum is made for.
-int64_t smallest(int64_t length) {
-  int64_t best = 0;
-  for_each(ChainPlans{}, [&](auto plan) {
-    constexpr int64_t kSize = decltype(plan)::kSize;
-    if (length >= 1 && kSize >= length && (best == 0 || kSize < best)) best = kSize;
-  });
-  return best;
-}
-
-// Whether any GPU has the shared memory; and whether this one has.
-template <class P, int kParts>
-constexpr bool kExists = ChainShape<P, kParts>::kSharedBytes <= 227 << 10;
-template <class P, int kParts>
-bool fits(const DeviceLimits& device) {
-  return kExists<P, kParts> && ChainShape<P, kParts>::kSharedBytes <= device.shared_bytes;
-}
-
-// The filter as the float32 kernels transform it: as one of full length, except for a circular one,
-// whose period is the length.
-FilterSpectrumParams of_full_length(const FilterSpectrumParams& p) {
-  FilterSpectrumParams full = p;
-  if (!p.circular) full.length = smallest(p.length);
-  return full;
-}
-
-void check(bool supported, int64_t length) {
-  if (supported) return;
-  std::ostringstream message;
-  message << "fft_conv: no chain of tensor-core products for length " << length;
-  throw std::runtime_error(message.str());
-}
 
 bool in_fours(const ByteRows& rows) {
   return reinterpret_cast<uintptr_t>(rows.data) % 8 == 0 && rows.batch_bytes % 8 == 0 &&
@@ -86,7 +51,7 @@ ChainParams chain_params(const Rows& x, const Rows& gate, Result first, Result s
     p.scaled[i] = result.factor.data != nullptr;
     fours &= in_fours(p.factor[i]) && in_fours(p.y[i]);
   }
-  const bool whole = shape.length == smallest(shape.length);
+  const bool whole = shape.length == chain_size(shape.length);
   p.access = !fours ? Access::kSingle : whole ? Access::kWholeRows : Access::kFours;
   p.spectrum = spectrum;
   return p;
@@ -113,61 +78,72 @@ void launch_chain(ChainParams p, const Launch& launch) {
   }
 }
 
-void convolve(const ChainParams& p, Scalar scalar, ChainPrecision precision, const Launch& launch) {
-  check(scalar != Scalar::kFloat32, p.length);
+// Whether any GPU has the shared memory.
+template <class P, int kParts>
+constexpr bool kExists = ChainShape<P, kParts>::kSharedBytes <= 227 << 10;
+
+void convolve(const ChainParams& p, Scalar scalar, Precision precision, const Launch& launch) {
   if (p.batch == 0 || p.channels == 0) return;
-  with_chain(smallest(p.length), [&](auto plan) {
+  with_chain(p.length, [&](auto plan) {
     using P = decltype(plan);
     const auto run = [&](auto type) {
       using T = decltype(type);
-      if (precision == ChainPrecision::kFast) {
+      if (precision == Precision::kFast) {
         launch_chain<P, T, 1>(p, launch);
       } else if constexpr (kExists<P, 2>) {
         launch_chain<P, T, 2>(p, launch);
-      } else {
-        check(false, p.length);
       }
     };
     scalar == Scalar::kBFloat16 ? run(BFloat16{}) : run(Float16{});
   });
 }
 
+// ---- Spectra: by the float32 kernels, then in the order and on the scale of a chain
+
+struct ReversedParams {
+  const float* k;
+  float* reversed;
+  int64_t channels, taps, length;
+};
+
+// reversed[length - 1 - j] = k[j]: a circular filter is a bidirectional one (docs/math.md), of any
+// period that the transform has room for.
+__global__ void __launch_bounds__(256) reversed_taps_kernel(ReversedParams p) {
+  const int64_t index = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (index >= p.channels * p.length) return;
+  const int64_t j = p.length - 1 - index % p.length;
+  p.reversed[index] = j < p.taps ? p.k[index / p.length * p.taps + j] : 0.0f;
+}
+
+// Scratch: the float32 spectrum; the reversed taps of a circular filter.
+int64_t exact_bytes(const FilterSpectrumParams& p, const DeviceLimits& device) {
+  return aligned(spectrum_floats(p.channels, chain_size(p.length), Precision::kExact, device) *
+                 static_cast<int64_t>(sizeof(float)));
+}
+
 }  // namespace
 
-int64_t chain_size(int64_t length, bool circular, ChainPrecision precision,
-                   const DeviceLimits& device) {
-  const int64_t size = smallest(length);
-  if (size == 0) return 0;
-  const TransformShape exact = cuda_transform(circular ? length : size, device.shared_bytes);
-  bool supported = exact.size == size && !exact.is_long();
-  with_chain(size, [&](auto plan) {
-    using P = decltype(plan);
-    supported &= precision == ChainPrecision::kFast ? fits<P, 1>(device) : fits<P, 2>(device);
-  });
-  return supported ? size : 0;
+int64_t filter_spectrum_scratch(const FilterSpectrumParams& p, const DeviceLimits& device) {
+  const int64_t reversed = p.circular ? p.channels * p.length : 0;
+  return exact_bytes(p, device) + reversed * static_cast<int64_t>(sizeof(float));
 }
 
-int64_t chain_spectrum_floats(int64_t channels, int64_t length, const DeviceLimits&) {
-  int64_t floats = 0;
-  with_chain(smallest(length),
-             [&](auto plan) { floats = ChainSpectrum<decltype(plan)>::floats(channels); });
-  check(floats > 0, length);
-  return floats;
-}
-
-int64_t chain_spectrum_scratch(const FilterSpectrumParams& p, const DeviceLimits& device) {
-  return spectrum_floats(p.channels, of_full_length(p).length, device) *
-         static_cast<int64_t>(sizeof(float));
-}
-
-void chain_spectrum(const FilterSpectrumParams& p, void* scratch, const Launch& launch) {
-  check(chain_size(p.length, p.circular, ChainPrecision::kFast, launch.device) > 0, p.length);
-  FilterSpectrumParams exact = of_full_length(p);
-  exact.spectrum = static_cast<float*>(scratch);
-  filter_spectrum(exact, nullptr, launch);
-  const TransformShape choice = choose(exact.length, launch.device);
+void filter_spectrum(const FilterSpectrumParams& p, void* scratch, const Launch& launch) {
   const CallShape shape{1, p.channels, p.length};
-  with_chain(smallest(p.length), [&](auto plan) {
+  FilterSpectrumParams exact = p;
+  exact.precision = Precision::kExact, exact.circular = false, exact.length = chain_size(p.length);
+  exact.spectrum = static_cast<float*>(scratch);
+  if (p.circular) {
+    auto* bytes = static_cast<unsigned char*>(scratch) + exact_bytes(p, launch.device);
+    const ReversedParams reversed{p.k, reinterpret_cast<float*>(bytes), p.channels, p.taps,
+                                  p.length};
+    start("reversed_taps_kernel", shape, launch, reversed_taps_kernel,
+          quotient(p.channels * p.length, 256), 256, 0, reversed);
+    exact.k_rev = reversed.reversed, exact.reverse_taps = p.length;
+  }
+  cuda::filter_spectrum(exact, nullptr, launch);
+  const TransformShape choice = choose(exact.length, launch.device);
+  with_chain(p.length, [&](auto plan) {
     using P = decltype(plan);
     using Tables = ChainTables<P>;
     const ChainSpectrum<P> to(p.spectrum, p.channels);
@@ -181,10 +157,12 @@ void chain_spectrum(const FilterSpectrumParams& p, void* scratch, const Launch& 
   });
 }
 
-void chain_fwd(const FftConvParams& p, ChainPrecision precision, const Launch& launch) {
+// ---- Forward
+
+void fft_conv_fwd(const FftConvParams& p, const Launch& launch) {
   const CallShape shape{p.batch, p.channels, p.length};
   convolve(chain_params(p.u, p.pregate, {p.y, p.postgate}, {}, shape, p.spectrum), p.scalar,
-           precision, launch);
+           p.precision, launch);
 }
 
 // ---- Backward: the input's gradient is the transposed convolution of dy * postgate, the
@@ -198,44 +176,45 @@ bool needs_filter(const FftConvBackwardParams& p) {
 }
 
 int64_t twiddle_bytes(int64_t length, const DeviceLimits& device) {
-  return aligned(spectrum_floats(0, length, device) * static_cast<int64_t>(sizeof(float)));
+  return aligned(spectrum_floats(0, length, Precision::kExact, device) *
+                 static_cast<int64_t>(sizeof(float)));
 }
 
 FftConvBackwardParams filter_only(const FftConvBackwardParams& p, float* twiddles) {
   FftConvBackwardParams filter = p;
   filter.du = filter.dpregate = filter.dpostgate = nullptr;
-  filter.spectrum = twiddles;
+  filter.spectrum = twiddles, filter.precision = Precision::kExact;
   return filter;
 }
 
 }  // namespace
 
-int64_t chain_bwd_scratch(const FftConvBackwardParams& p, const DeviceLimits& device) {
+int64_t fft_conv_bwd_scratch(const FftConvBackwardParams& p, const DeviceLimits& device) {
   if (!needs_filter(p)) return 0;
-  return twiddle_bytes(p.length, device) + fft_conv_bwd_scratch(filter_only(p, nullptr), device);
+  return twiddle_bytes(p.length, device) +
+         cuda::fft_conv_bwd_scratch(filter_only(p, nullptr), device);
 }
 
-void chain_bwd(const FftConvBackwardParams& p, ChainPrecision precision, void* scratch,
-               const Launch& launch) {
+void fft_conv_bwd(const FftConvBackwardParams& p, void* scratch, const Launch& launch) {
   const CallShape shape{p.batch, p.channels, p.length};
   if (p.du != nullptr || p.dpregate != nullptr) {
     ChainParams chain =
         chain_params(p.dy, p.postgate, {p.du, p.pregate}, {p.dpregate, p.u}, shape, p.spectrum);
     chain.conjugate = true;
-    convolve(chain, p.scalar, precision, launch);
+    convolve(chain, p.scalar, p.precision, launch);
   }
   if (p.dpostgate != nullptr) {
     convolve(chain_params(p.u, p.pregate, {p.dpostgate, p.dy}, {}, shape, p.spectrum), p.scalar,
-             precision, launch);
+             p.precision, launch);
   }
   if (!needs_filter(p)) return;
   auto* twiddles = static_cast<float*>(scratch);
   FilterSpectrumParams none;
   none.length = p.length, none.spectrum = twiddles;
-  filter_spectrum(none, nullptr, launch);
-  fft_conv_bwd(filter_only(p, twiddles),
-               static_cast<unsigned char*>(scratch) + twiddle_bytes(p.length, launch.device),
-               launch);
+  cuda::filter_spectrum(none, nullptr, launch);
+  cuda::fft_conv_bwd(filter_only(p, twiddles),
+                     static_cast<unsigned char*>(scratch) + twiddle_bytes(p.length, launch.device),
+                     launch);
 }
 
-}  // namespace monarch::cuda
+}  // namespace monarch::cuda::chain

@@ -24,21 +24,6 @@ MONARCH_DEVICE void copy_spectrum(const float4* from, float4* to, int count, boo
   }
 }
 
-template <class P, int kParts>
-struct ChainShape {
-  using Tables = ChainTables<P>;
-  static constexpr int kThreads = P::kThreads, kWarps = kThreads / 32;
-  static constexpr int kSpectrumBytes = P::kSize * static_cast<int>(sizeof(float2));
-  // Of one block of points, twiddles are read from shared memory; of several they are registers.
-  static constexpr int kTableBegin = Tables::kSingle ? 0 : Tables::kTwiddleBytes;
-  static constexpr int kTableBytes = Tables::bytes(kParts) - kTableBegin;
-  static constexpr int kExchangeBytes = Tables::kSingle ? 0 : P::kSize * 4 * kParts;
-  static constexpr int kLargestBytes = Tables::kSingle ? 0 : 128;
-  static constexpr int kSharedBytes = kTableBytes + kSpectrumBytes + kExchangeBytes + kLargestBytes;
-  // Thread blocks on a multiprocessor, for the registers that leaves a thread.
-  static constexpr int kBlocks = Tables::kSingle ? 2 : (kParts == 1 && P::kSize <= 4096 ? 2 : 1);
-};
-
 // ---- One block of points
 
 template <class P, int kParts>

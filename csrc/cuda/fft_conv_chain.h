@@ -1,31 +1,19 @@
-// fft_conv on tensor cores, for 16-bit activations: entry points for the binding and for the
-// emulated tests, with the contract of fft_conv.h. Filters, spectra and sums are as there; a chain
-// has spectra of its own form.
+// fft_conv on tensor cores as chains of products: what the entry points of fft_conv.h call where
+// core/fft_conv_dispatch.h says so. Same contract.
 #pragma once
 #include <cstdint>
 
 #include "core/fft_conv.h"
 #include "cuda/launch.h"
 
-namespace monarch::cuda {
+namespace monarch::cuda::chain {
 
-// kFast: operands of 16 bits. kHigh: of two parts.
-enum class ChainPrecision { kFast, kHigh };
+int64_t filter_spectrum_scratch(const FilterSpectrumParams& params, const DeviceLimits& device);
+void filter_spectrum(const FilterSpectrumParams& params, void* scratch, const Launch& launch);
+void fft_conv_fwd(const FftConvParams& params, const Launch& launch);
 
-// Points of the transform that serves `length`; 0 if there is none on this device. A circular
-// filter needs one that the float32 kernels would take, too (they transform it).
-int64_t chain_size(int64_t length, bool circular, ChainPrecision precision,
-                   const DeviceLimits& device);
+// The gradients of filters are sums by the float32 kernels.
+int64_t fft_conv_bwd_scratch(const FftConvBackwardParams& params, const DeviceLimits& device);
+void fft_conv_bwd(const FftConvBackwardParams& params, void* scratch, const Launch& launch);
 
-// As their namesakes in fft_conv.h. One spectrum serves both precisions.
-int64_t chain_spectrum_floats(int64_t channels, int64_t length, const DeviceLimits& device);
-int64_t chain_spectrum_scratch(const FilterSpectrumParams& params, const DeviceLimits& device);
-void chain_spectrum(const FilterSpectrumParams& params, void* scratch, const Launch& launch);
-void chain_fwd(const FftConvParams& params, ChainPrecision precision, const Launch& launch);
-
-// The gradients of filters are sums in float32 by the kernels of fft_conv.h.
-int64_t chain_bwd_scratch(const FftConvBackwardParams& params, const DeviceLimits& device);
-void chain_bwd(const FftConvBackwardParams& params, ChainPrecision precision, void* scratch,
-               const Launch& launch);
-
-}  // namespace monarch::cuda
+}  // namespace monarch::cuda::chain

@@ -5,6 +5,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "core/fft_conv_dispatch.h"
 #include "cuda/columns.cuh"
 #include "cuda/fft_conv.cuh"
 #include "cuda/launch.h"
@@ -56,6 +57,14 @@ inline TransformShape choose(int64_t length, const DeviceLimits& device) {
     throw std::runtime_error(message.str());
   }
   return choice;
+}
+
+template <class Params>
+KernelKind kind_of(const Params& p, const DeviceLimits& device) {
+  return kernel_kind(p.length, p.scalar, p.precision, device.shared_bytes);
+}
+inline KernelKind kind_of(const FilterSpectrumParams& p, const DeviceLimits& device) {
+  return spectrum_kind(p.length, p.precision, device.shared_bytes);
 }
 
 // Groups of long rows differ in size: teams that take rows of any unit (Work) would number their

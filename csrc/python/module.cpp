@@ -5,14 +5,16 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "core/fft_conv.h"
+#include "core/fft_conv_dispatch.h"
 #include "core/plan.h"
-#include "core/twiddle.h"
 #include "cpu/dispatch.h"
 #include "cpu/products.h"
 
@@ -49,6 +51,19 @@ int64_t transform_size(int64_t length) {
   return size;
 }
 
+using Range = std::tuple<int64_t, int64_t, int64_t>;
+
+monarch::LengthRange range(const Range& r) {
+  return {std::get<0>(r), std::get<1>(r), std::get<2>(r)};
+}
+
+monarch::Precision precision_of(int number) {
+  if (number < 0 || number > 2) {
+    throw py::value_error("precision must be 0, 1 or 2, got " + std::to_string(number));
+  }
+  return static_cast<monarch::Precision>(number);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_host, module) {
@@ -70,13 +85,32 @@ PYBIND11_MODULE(_host, module) {
              "Raises ValueError for a length that is out of range.");
   module.def(
       "spectrum_floats",
-      [](int64_t channels, int64_t length, int64_t shared_bytes) {
+      [](int64_t channels, int64_t length, int64_t shared_bytes, int precision) {
         transform_size(length);  // throws for a bad length
         if (shared_bytes == 0) return monarch::cpu::spectrum_floats(channels, length);
-        return monarch::cuda_spectrum_floats(channels,
-                                             monarch::cuda_transform(length, shared_bytes));
+        return monarch::cuda_filter_floats(channels, length, precision_of(precision), shared_bytes);
       },
-      py::arg("channels"), py::arg("length"), py::arg("shared_bytes") = 0,
+      py::arg("channels"), py::arg("length"), py::arg("shared_bytes") = 0, py::arg("precision") = 0,
       "Return the size of the spectrum of a (channels, length) filter: that of the CPU kernels in\n"
       "use, or of the CUDA kernels on a GPU that gives a block so much shared memory.");
+  module.def(
+      "cuda_kernel_kind",
+      [](int64_t length, int bits, int precision, int64_t shared_bytes,
+         const std::optional<std::array<Range, 3>>& compiled) {
+        transform_size(length);
+        const auto scalar = bits == 32 ? monarch::Scalar::kFloat32 : monarch::Scalar::kBFloat16;
+        monarch::TensorCoreKernels kernels = monarch::kTensorCoreKernels;
+        if (compiled)
+          kernels = {range((*compiled)[0]), range((*compiled)[1]), range((*compiled)[2])};
+        const auto kind =
+            kernel_kind(length, scalar, precision_of(precision), shared_bytes, kernels);
+        constexpr std::array kKinds = {"exact", "toeplitz", "chain"};
+        return std::string(kKinds.at(static_cast<size_t>(kind)));
+      },
+      py::arg("length"), py::arg("bits"), py::arg("precision"), py::arg("shared_bytes"),
+      py::arg("compiled") = py::none(),
+      "Return which CUDA kernels run for activations of `bits` bits: \"exact\", \"toeplitz\" or\n"
+      "\"chain\". `precision` is that of the registered operators: 0 exact, 1 high, 2 fast.\n\n"
+      "`compiled` asks as if there were other kernels: (shortest, longest, shared bytes) of\n"
+      "toeplitz, and of chain for fast and for high.");
 }

@@ -31,7 +31,7 @@ int64_t grain(const Params& p, int64_t items) {
 
 class CpuDevice {
  public:
-  CpuDevice(const Tensor& like, const char* operation) {
+  CpuDevice(const Tensor& like, const char* operation, Precision = Precision::kExact) {
     MONARCH_CHECK(like.is_cpu(), operation, ": expected CPU tensors");
   }
 

@@ -12,21 +12,22 @@ namespace {
 
 class Cuda {
  public:
-  Cuda(const Tensor& like, const char* operation) : call_(like, operation) {}
+  Cuda(const Tensor& like, const char* operation, Precision precision)
+      : call_(like, operation), precision_(precision) {}
 
   int64_t spectrum_numel(int64_t channels, int64_t length) const {
-    return cuda::spectrum_floats(channels, length, call_.launch().device);
+    return cuda::spectrum_floats(channels, length, precision_, call_.launch().device);
   }
   float* spectrum_numbers(Tensor& spectrum, int64_t, int64_t) const {
     return spectrum.data<float>();
   }
   // Only its size can tell: to read what it holds would wait for the GPU. It differs between
-  // channels, lengths and transforms.
+  // channels, lengths, transforms and forms (core/fft_conv_dispatch.h).
   const float* spectrum_numbers(const Tensor& spectrum, int64_t channels, int64_t length) const {
     MONARCH_CHECK(spectrum.numel() == spectrum_numel(channels, length),
                   "fft_conv: the spectrum has ", spectrum.numel(), " numbers, that of ", channels,
                   " channels of length ", length, " has ", spectrum_numel(channels, length),
-                  " on this GPU");
+                  " on this GPU with this precision");
     const float* data = spectrum.data<const float>();
     MONARCH_CHECK(reinterpret_cast<uintptr_t>(data) % 16 == 0,
                   "fft_conv: the spectrum is a view that is not aligned to 16 bytes");
@@ -34,7 +35,8 @@ class Cuda {
   }
   void fresh(void*, int64_t) const {}
 
-  void filter_spectrum(const FilterSpectrumParams& p) const {
+  void filter_spectrum(FilterSpectrumParams p) const {
+    p.precision = precision_;
     run(p, cuda::filter_spectrum_scratch, cuda::filter_spectrum);
   }
   void fft_conv_fwd(const FftConvParams& p) const {
@@ -53,6 +55,7 @@ class Cuda {
   }
 
   CudaCall call_;
+  Precision precision_;
 };
 
 [[maybe_unused]] const bool registered =

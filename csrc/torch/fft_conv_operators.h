@@ -3,7 +3,8 @@
 // checked here is what keeps the kernels inside their arrays.
 //
 // A `Device` is made for each call and has
-//   Device(const Tensor& like, const char* operation)    throws if it has no kernels for the tensor
+//   Device(const Tensor& like, const char* operation, Precision)
+//                                                        throws if it has no kernels for the tensor
 //   int64_t spectrum_numel(channels, length)             size of a spectrum as a tensor
 //   float* spectrum_numbers(Tensor&, channels, length)   of a new one: where the kernel writes
 //   const float* spectrum_numbers(const Tensor&, ...)    of a given one; throws if it is another's
@@ -22,15 +23,16 @@ template <class Device>
 class FftConvOperators {
  public:
   static Tensor filter_spectrum(const Tensor& k, const MaybeTensor& k_rev, const MaybeTensor& skip,
-                                int64_t length, bool circular) {
-    const Device device(k, "monarch_kernels::filter_spectrum");
+                                int64_t length, bool circular, int64_t precision) {
+    const Device device(k, "monarch_kernels::filter_spectrum", checked(precision));
     return make_spectrum(kOp, device, k, k_rev, skip, length, circular);
   }
 
   static Tensor fwd(const Tensor& u, const MaybeTensor& k, const MaybeTensor& k_rev,
                     const MaybeTensor& skip, const MaybeTensor& spectrum,
-                    const MaybeTensor& pregate, const MaybeTensor& postgate, bool circular) {
-    const Device device(u, "monarch_kernels::fft_conv_fwd");
+                    const MaybeTensor& pregate, const MaybeTensor& postgate, bool circular,
+                    int64_t precision) {
+    const Device device(u, "monarch_kernels::fft_conv_fwd", precision_for(u, precision));
     const Activation in(kOp, u, u, "u"), pre(kOp, pregate, u, "pregate");
     const Activation post(kOp, postgate, u, "postgate");
     const Spectrum made =
@@ -41,6 +43,7 @@ class FftConvOperators {
     p.pregate = pre.rows();
     p.postgate = post.rows();
     p.spectrum = made.numbers;
+    p.precision = precision_for(u, precision);
     Tensor y = u.new_empty({p.batch, p.channels, p.length});
     if (y.numel() == 0) return y;
     p.y = y.data();
@@ -54,8 +57,8 @@ class FftConvOperators {
       const Tensor& dy, const Tensor& u, const MaybeTensor& k, const MaybeTensor& k_rev,
       const MaybeTensor& skip, const MaybeTensor& spectrum, const MaybeTensor& pregate,
       const MaybeTensor& postgate, bool circular, bool need_u, bool need_filter, bool need_pregate,
-      bool need_postgate) {
-    const Device device(u, "monarch_kernels::fft_conv_bwd");
+      bool need_postgate, int64_t precision) {
+    const Device device(u, "monarch_kernels::fft_conv_bwd", precision_for(u, precision));
     const Activation out(kOp, dy, u, "dy"), in(kOp, u, u, "u");
     const Activation pre(kOp, pregate, u, "pregate"), post(kOp, postgate, u, "postgate");
     const Spectrum made =
@@ -68,6 +71,7 @@ class FftConvOperators {
     p.postgate = post.rows();
     p.spectrum = made.numbers;
     p.circular = circular;
+    p.precision = precision_for(u, precision);
 
     const auto activation = [&](bool wanted, void*& data) {
       Tensor t = wanted ? u.new_empty({p.batch, p.channels, p.length}) : u.new_empty({int64_t{0}});
@@ -99,6 +103,17 @@ class FftConvOperators {
 
  private:
   static constexpr const char* kOp = "fft_conv";
+
+  static Precision checked(int64_t precision) {
+    MONARCH_CHECK(0 <= precision && precision <= 2, kOp, ": precision ", precision,
+                  " is not 0 (exact), 1 (high) or 2 (fast)");
+    return static_cast<Precision>(precision);
+  }
+  // float32 activations have exact kernels only.
+  static Precision precision_for(const Tensor& u, int64_t precision) {
+    const Precision asked = checked(precision);
+    return u.dtype() == abi::DType::Float32 ? Precision::kExact : asked;
+  }
 
   template <class Params>
   static void set_shape(Params& p, const Tensor& u) {

@@ -12,9 +12,11 @@ from tests.emulation.emulator import Emulator
 SOURCES = (
     "csrc/cuda/fft_conv.cu",
     "csrc/cuda/fft_conv_backward.cu",
+    "csrc/cuda/fft_conv_chain.cu",
     "tests/emulation/kernels/fft_conv_launch.cpp",
 )
 _SCALARS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_PRECISIONS = {"exact": 0, "high": 1, "fast": 2}
 
 
 class _Rows(ctypes.Structure):
@@ -25,7 +27,7 @@ class _FilterSpectrum(ctypes.Structure):  # FilterSpectrumParams, csrc/core/fft_
     _fields_ = (
         *((name, c_int64) for name in ("channels", "length")),
         *(("k", c_void_p), ("taps", c_int64), ("k_rev", c_void_p), ("reverse_taps", c_int64)),
-        *(("skip", c_void_p), ("circular", c_bool), ("spectrum", c_void_p)),
+        *(("skip", c_void_p), ("circular", c_bool), ("spectrum", c_void_p), ("precision", c_int)),
     )
 
 
@@ -34,7 +36,7 @@ class _Forward(ctypes.Structure):  # FftConvParams
         *((name, c_int64) for name in ("batch", "channels", "length")),
         ("scalar", c_int),
         *((name, _Rows) for name in ("u", "pregate", "postgate")),
-        *(("spectrum", c_void_p), ("y", c_void_p)),
+        *(("spectrum", c_void_p), ("y", c_void_p), ("precision", c_int)),
     )
 
 
@@ -46,6 +48,7 @@ class _Backward(ctypes.Structure):  # FftConvBackwardParams
         *((name, c_void_p) for name in ("spectrum", "du", "dpregate", "dpostgate")),
         *((name, c_void_p) for name in ("dk", "dk_rev", "dskip")),
         *(("taps", c_int64), ("reverse_taps", c_int64), ("circular", c_bool)),
+        ("precision", c_int),
     )
 
 
@@ -76,6 +79,7 @@ class EmulatedFftConv:
     device: DeviceLimits = field(default_factory=lambda: H200)
     findings: list[str] = field(default_factory=list)
     launches: int = 0
+    precision: str = "exact"
 
     def __call__(
         self, u, k, *, k_rev=None, skip=None, pregate=None, postgate=None, circular=False
@@ -84,9 +88,13 @@ class EmulatedFftConv:
         return _Function.apply(self, u, *filters, pregate, postgate, circular)
 
     def spectrum(self, k, k_rev, skip, length, circular) -> Tensor:
-        floats = self.spectrum_floats(k.shape[0], length)
+        library = self.emulator.library
+        library.launch_spectrum_floats.restype = c_int64
+        floats = library.launch_spectrum_floats(
+            c_int64(k.shape[0]), c_int64(length), self._precision, self._limits()
+        )
         with self.emulator:
-            p = _FilterSpectrum(k.shape[0], length, circular=circular)
+            p = _FilterSpectrum(k.shape[0], length, circular=circular, precision=self._precision)
             p.k, p.taps = self._read(k, "k"), k.shape[1]
             p.k_rev = self._read(k_rev, "k_rev")
             p.reverse_taps = 0 if k_rev is None else k_rev.shape[1]
@@ -96,14 +104,9 @@ class EmulatedFftConv:
             self._run("launch_filter_spectrum", p)
         return result
 
-    def spectrum_floats(self, channels: int, length: int) -> int:
-        call = self.emulator.library.launch_spectrum_floats
-        call.restype = c_int64
-        return call(c_int64(channels), c_int64(length), self._limits())
-
     def forward(self, u, spectrum, pregate, postgate) -> Tensor:
         with self.emulator:
-            p = _Forward(*u.shape, _SCALARS[u.dtype])
+            p = _Forward(*u.shape, _SCALARS[u.dtype], precision=self._precision)
             p.u, p.pregate = self._rows(u, "u"), self._rows(pregate, "pregate")
             p.postgate = self._rows(postgate, "postgate")
             p.spectrum = self._read(spectrum, "spectrum")
@@ -116,6 +119,7 @@ class EmulatedFftConv:
         """Gradients of u, k, k_rev, skip, pregate, postgate; None where not needed."""
         with self.emulator:
             p = _Backward(*u.shape, _SCALARS[u.dtype], circular=circular)
+            p.precision = self._precision
             for name, t in (("dy", dy), ("u", u), ("pregate", pregate), ("postgate", postgate)):
                 setattr(p, name, self._rows(t, name))
             p.spectrum = self._read(spectrum, "spectrum")
@@ -150,6 +154,10 @@ class EmulatedFftConv:
         if t.numel():
             self.emulator.buffer(t, name, uninitialised=True)
         return t
+
+    @property
+    def _precision(self) -> int:
+        return _PRECISIONS[self.precision]
 
     def _run(self, function: str, params: ctypes.Structure) -> None:
         call = getattr(self.emulator.library, function)

@@ -27,9 +27,12 @@ const char* text_of_exception(Call call) {
 extern "C" {
 
 // 0 if there is no transform for the length on this device.
-int64_t launch_spectrum_floats(int64_t channels, int64_t length, const cuda::DeviceLimits* device) {
+int64_t launch_spectrum_floats(int64_t channels, int64_t length, int precision,
+                               const cuda::DeviceLimits* device) {
   int64_t floats = 0;
-  text_of_exception([&] { floats = cuda::spectrum_floats(channels, length, *device); });
+  text_of_exception([&] {
+    floats = cuda::spectrum_floats(channels, length, static_cast<Precision>(precision), *device);
+  });
   return floats;
 }
 

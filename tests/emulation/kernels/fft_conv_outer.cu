@@ -1,6 +1,6 @@
 // fft_conv with every outer plan over inner rows of 128 points: all kernels for long rows, at
 // lengths that an emulator does in no time; for test_fft_conv.py.
-#include "core/plan.h"
+#include "core/chain.h"
 
 namespace monarch {
 using NoBlockPlans = PlanList<>;
@@ -10,6 +10,8 @@ using ShortInnerPlans = PlanList<BlockPlan<Plan<16, 8>, 64>>;
 // What follows sees no others.
 #define BlockPlans NoBlockPlans
 #define InnerPlans ShortInnerPlans
+#define ChainPlans NoBlockPlans
 
 #include "../../../csrc/cuda/fft_conv.cu"
 #include "../../../csrc/cuda/fft_conv_backward.cu"
+#include "../../../csrc/cuda/fft_conv_chain.cu"
