@@ -25,7 +25,7 @@ from monarch_kernels.testing import CASES, check_fft_conv, white
 
 torch.set_num_threads(1)
 torch.ops.load_library(sys.argv[1])
-native = functools.partial(fft_conv, backend="native")
+native = functools.partial(fft_conv, backend="native", precision="high")
 
 # Fresh memory holds 3e38: a scratch array that is read before it is written would show.
 mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -37,6 +37,13 @@ for case in chosen:
     check_fft_conv(native, case)
 
 u, k = white(2, 3, 300), white(3, 300, seed=1)
+short = u.bfloat16()  # on tensor cores
+exact = fft_conv(short.double(), k.double(), backend="reference")
+rounding = (exact.bfloat16().double() - exact).norm()
+error = (fft_conv(short, k, backend="native").double() - exact).norm()
+assert rounding < error < 1.1 * rounding
+made = filter_spectrum(k, length=300, backend="native", precision="fast")
+assert torch.equal(fft_conv(short, made, backend="native"), fft_conv(short, k, backend="native"))
 spectrum = filter_spectrum(k, length=300, backend="native")
 assert torch.equal(native(u, spectrum), native(u, k))
 data = spectrum.data

@@ -34,6 +34,7 @@ class Budget:
     instructions: float = math.inf  # for each element, on the shortest way through that loop
     gated: float = math.inf  # and on the shortest way that reads two gates too
     opcode: str = ""  # an instruction that the longest loop must have
+    vector: int = 1  # elements that one load brings
 
 
 # The first that fits a kernel holds for it. Registers are what the launch bounds leave: blocks of
@@ -42,7 +43,23 @@ class Budget:
 # transform of 16 * 16 * 16 points in float32 (93.4 and with gates 97.7; bfloat16 101.9 with gates).
 _PLAN_4096 = r"fft_conv_kernel<.*Plan<16, 16, 16>, 256, 0>.*RealInput<"
 _ALL_REGISTERS = 255
+# Chains of tensor-core products: 1.15 times the instructions of prototypes. Two blocks of 256
+# threads fit a multiprocessor with 128 registers, of 128 threads with all.
+_CHAIN = r"chain_\w+_kernel<.*ChainPlan<"
 BUDGETS: tuple[Budget, ...] = (
+    Budget(
+        _CHAIN + "1, 32, 128>.*, 1>",
+        _ALL_REGISTERS,
+        32,
+        1.15 * 30.2,
+        1.15 * 34.8,
+        opcode="HMMA",
+        vector=4,
+    ),
+    Budget(
+        _CHAIN + "16, 16, 256>.*, 1>", 128, 16, 1.15 * 32.8, 1.15 * 36.8, opcode="HMMA", vector=4
+    ),
+    Budget(_CHAIN + ".*Float16, [12]>", _ALL_REGISTERS, opcode="HMMA"),
     Budget(_PLAN_4096 + "float>", 128, 16, 1.15 * 93.4, 1.15 * 97.7),
     Budget(_PLAN_4096, 128, 16, 1.15 * 97.7, 1.15 * 101.9),
     Budget(r"outer_\w+_kernel<.*Plan<32", _ALL_REGISTERS),
@@ -102,7 +119,8 @@ def instructions_per_element(code: KernelCode, budget: Budget) -> dict[str, floa
     if budget.gated < math.inf:
         # Of a row without gates, the loads are those of the data, the tables and the spectrum.
         plain = next(n for n in itertools.count(1) if code.shortest_turn(n + 1) > turn)
-        costs["gated"] = code.shortest_turn(plain + 2 * budget.elements) / budget.elements
+        loads = plain + 2 * budget.elements // budget.vector
+        costs["gated"] = code.shortest_turn(loads) / budget.elements
     return costs
 
 

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 
+#include "core/chain.h"
 #include "core/fft_conv.h"
 #include "core/twiddle.h"
 
@@ -24,10 +25,14 @@ struct LengthRange {
 
 struct TensorCoreKernels {
   LengthRange toeplitz, chain_fast, chain_high;
+  LengthRange chain_long = {};  // kFast too, in more shared memory
 };
 
 // What was compiled.
-inline constexpr TensorCoreKernels kTensorCoreKernels = {{1, toeplitz_longest(), 0}, {}, {}};
+inline constexpr TensorCoreKernels kTensorCoreKernels = {{1, toeplitz_longest(), 0},
+                                                         {257, 4096, chain_shared_bytes(4096, 1)},
+                                                         {257, 4096, chain_shared_bytes(4096, 2)},
+                                                         {4097, 8192, chain_shared_bytes(8192, 1)}};
 
 // bfloat16 and float16 always have the same kind: a spectrum is made before its activations are
 // known.
@@ -36,9 +41,11 @@ constexpr KernelKind kernel_kind(int64_t length, Scalar scalar, Precision precis
                                  const TensorCoreKernels& compiled = kTensorCoreKernels) {
   if (scalar == Scalar::kFloat32 || precision == Precision::kExact) return KernelKind::kExact;
   if (compiled.toeplitz.has(length, shared_bytes)) return KernelKind::kToeplitz;
-  const LengthRange& chain =
-      precision == Precision::kFast ? compiled.chain_fast : compiled.chain_high;
-  return chain.has(length, shared_bytes) ? KernelKind::kChain : KernelKind::kExact;
+  const bool chain = precision == Precision::kFast
+                         ? compiled.chain_fast.has(length, shared_bytes) ||
+                               compiled.chain_long.has(length, shared_bytes)
+                         : compiled.chain_high.has(length, shared_bytes);
+  return chain ? KernelKind::kChain : KernelKind::kExact;
 }
 
 // The form of a spectrum made with `precision`.
@@ -60,7 +67,7 @@ constexpr int64_t cuda_filter_floats(int64_t channels, int64_t length, Precision
     case KernelKind::kToeplitz:  // a word for each diagonal, and one more (cuda/toeplitz.cuh)
       return with_kind(2 * channels * toeplitz_size(length), KernelKind::kToeplitz);
     case KernelKind::kChain:
-      return 0;
+      return with_kind(chain_spectrum_floats(channels, length), KernelKind::kChain);
     case KernelKind::kExact:
       break;
   }

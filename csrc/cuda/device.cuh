@@ -144,6 +144,14 @@ MONARCH_DEVICE T* opaque(T* pointer) {
   return pointer;
 }
 
+// The same for a number, such as an address of shared memory: it is kept, not computed again.
+MONARCH_DEVICE uint32_t opaque(uint32_t number) {
+#if defined(__CUDACC__)
+  asm("" : "+r"(number));
+#endif
+  return number;
+}
+
 // Numbers
 
 MONARCH_DEVICE float bits_as_float(uint32_t bits) {
@@ -312,6 +320,17 @@ MONARCH_DEVICE T shuffle_down(T value, int delta, int width = 32 MONARCH_LOCATIO
 MONARCH_DEVICE uint32_t ballot(bool predicate MONARCH_LOCATION) {
   return MONARCH_EITHER(__ballot_sync(kWholeWarp, predicate),
                         emulation::ballot(predicate, location));
+}
+
+// The largest value of all lanes.
+MONARCH_DEVICE uint32_t reduce_max(uint32_t value MONARCH_LOCATION) {
+#if defined(__CUDACC__)
+  return __reduce_max_sync(kWholeWarp, value);
+#else
+  for (int mask = 16; mask > 0; mask /= 2)
+    value = max(value, emulation::shuffle(emulation::Shuffle::kXor, value, mask, 32, location));
+  return value;
+#endif
 }
 
 // Shared memory by address, and copies into it that run beside the thread

@@ -1,5 +1,6 @@
 // Launchers of fft_conv: spectra and forward.
 #include "cuda/fft_conv.h"
+#include "cuda/fft_conv_chain.h"
 #include "cuda/fft_conv_launch.cuh"
 #include "cuda/fft_conv_toeplitz.h"
 #include "cuda/twiddle.cuh"
@@ -27,6 +28,7 @@ void twiddle_table(int64_t length, float* table, const Launch& launch) {
 
 int64_t filter_spectrum_scratch(const FilterSpectrumParams& p, const DeviceLimits& device) {
   if (kind_of(p, device) == KernelKind::kToeplitz) return 0;
+  if (kind_of(p, device) == KernelKind::kChain) return chain::filter_spectrum_scratch(p, device);
   const TransformShape choice = choose(p.length, device);
   if (!choice.is_long()) return 0;
   return group_for(p.channels, 1, choice, 1, device).channels * choice.size *
@@ -36,6 +38,9 @@ int64_t filter_spectrum_scratch(const FilterSpectrumParams& p, const DeviceLimit
 void filter_spectrum(const FilterSpectrumParams& p, void* scratch, const Launch& launch) {
   if (kind_of(p, launch.device) == KernelKind::kToeplitz) {
     return toeplitz::filter_spectrum(p, launch);
+  }
+  if (kind_of(p, launch.device) == KernelKind::kChain) {
+    return chain::filter_spectrum(p, scratch, launch);
   }
   const TransformShape choice = choose(p.length, launch.device);
   const Spectrum spectrum(p.spectrum, choice);
@@ -72,6 +77,7 @@ void filter_spectrum(const FilterSpectrumParams& p, void* scratch, const Launch&
 
 int64_t fft_conv_fwd_scratch(const FftConvParams& p, const DeviceLimits& device) {
   if (kind_of(p, device) == KernelKind::kToeplitz) return 0;
+  if (kind_of(p, device) == KernelKind::kChain) return 0;
   const TransformShape choice = choose(p.length, device);
   if (!choice.is_long()) return 0;
   const Group group = group_for(p.channels, p.batch, choice, 1, device);
@@ -97,6 +103,9 @@ void convolve(Plans plans, const TransformShape& choice, const Input& input, con
 
 void fft_conv_fwd(const FftConvParams& p, void* scratch, const Launch& launch) {
   if (kind_of(p, launch.device) == KernelKind::kToeplitz) return toeplitz::fft_conv_fwd(p, launch);
+  if (kind_of(p, launch.device) == KernelKind::kChain) {
+    return chain::fft_conv_fwd(p, launch);
+  }
   const TransformShape choice = choose(p.length, launch.device);
   const Spectrum spectrum(p.spectrum, choice);
   const CallShape shape{p.batch, p.channels, p.length};

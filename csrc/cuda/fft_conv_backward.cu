@@ -1,5 +1,6 @@
 // Launchers of fft_conv: backward. A file of its own, so that both compile at the same time.
 #include "cuda/fft_conv.h"
+#include "cuda/fft_conv_chain.h"
 #include "cuda/fft_conv_launch.cuh"
 #include "cuda/fft_conv_toeplitz.h"
 
@@ -213,12 +214,16 @@ void backward_of_long_rows(const Backward& b, const RealInput<T>& d, const RealI
 
 int64_t fft_conv_bwd_scratch(const FftConvBackwardParams& p, const DeviceLimits& device) {
   if (kind_of(p, device) == KernelKind::kToeplitz) return toeplitz::fft_conv_bwd_scratch(p, device);
+  if (kind_of(p, device) == KernelKind::kChain) return chain::fft_conv_bwd_scratch(p, device);
   return p.batch == 0 ? 0 : plan_backward(p, device).total();
 }
 
 void fft_conv_bwd(const FftConvBackwardParams& p, void* scratch, const Launch& launch) {
   if (kind_of(p, launch.device) == KernelKind::kToeplitz) {
     return toeplitz::fft_conv_bwd(p, scratch, launch);
+  }
+  if (kind_of(p, launch.device) == KernelKind::kChain) {
+    return chain::fft_conv_bwd(p, scratch, launch);
   }
   fft_conv_bwd_from(0, p, scratch, launch);
 }

@@ -13,6 +13,7 @@ SOURCES = (
     "csrc/cuda/fft_conv.cu",
     "csrc/cuda/fft_conv_backward.cu",
     "csrc/cuda/fft_conv_toeplitz.cu",
+    "csrc/cuda/fft_conv_chain.cu",
     "tests/emulation/kernels/fft_conv_launch.cpp",
 )
 _PRECISIONS = {"exact": 0, "high": 1, "fast": 2}

@@ -57,6 +57,12 @@ def check_shuffles(module):
     assert (votes == sum(1 << i for i in range(32) if x[i] > 0)).all()
 
 
+def check_reductions(module):
+    x, y = on_device(random(32).view(np.uint32)), device_array(32, np.uint32)
+    module.kernel("reductions").launch(1, 32, [x, y])
+    assert (y == x.max()).all()
+
+
 def check_conversions(module):
     x = random(64)
     # Ties, both ways; too large; too small; not numbers.
@@ -296,6 +302,7 @@ PLANTED = {
     "shfl: down for up": ("shuffles", r"shfl\.sync\.up", "shfl.sync.down"),
     "shfl: bfly for idx": ("shuffles", r"shfl\.sync\.idx", "shfl.sync.bfly"),
     "shfl: segment": ("shuffles", r"(mov\.\w32\s+%\w+), 6175;", r"\1, 31;"),
+    "redux: as signed numbers": ("reductions", r"redux\.sync\.max\.u32", "redux.sync.max.s32"),
     "vote: any for ballot": ("shuffles", r"vote\.sync\.ballot\.b32", "vote.sync.all.pred"),
     "cvt: halves swapped": (
         "conversions",

@@ -4,3 +4,4 @@
 #include "../../../csrc/cuda/fft_conv.cu"
 #include "../../../csrc/cuda/fft_conv_backward.cu"
 #include "../../../csrc/cuda/fft_conv_toeplitz.cu"
+#include "../../../csrc/cuda/fft_conv_chain.cu"

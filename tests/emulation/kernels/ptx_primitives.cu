@@ -26,6 +26,10 @@ extern "C" __global__ void shuffles(const float* x, float* y, uint32_t* votes, i
   votes[i] = device::ballot(x[i] > 0.0f);
 }
 
+extern "C" __global__ void reductions(const uint32_t* x, uint32_t* y) {
+  y[threadIdx.x] = device::reduce_max(x[threadIdx.x]);
+}
+
 extern "C" __global__ void conversions(const float* x, uint32_t* pairs, uint16_t* halves,
                                        float* back, uint32_t* tf32) {
   const int i = threadIdx.x;
