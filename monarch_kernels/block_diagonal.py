@@ -59,8 +59,8 @@ def block_diagonal(
 
 
 # ---- The registered operators
-# Implemented in csrc/torch/block_diagonal{,_cuda}.cpp. x is (rows, n), bias float32. The backward returns
-# an empty tensor for each gradient not wanted.
+# Implemented in csrc/torch/block_diagonal{,_cuda}.cpp. x is (rows, n), bias float32. The backward
+# returns an empty tensor for each gradient not wanted.
 
 _lib = torch.library.Library("monarch_kernels", "FRAGMENT")
 _tags = (torch.Tag.pt2_compliant_tag,)

@@ -31,8 +31,9 @@ def glu_mlp(
 
     gelu is the exact one, x (1 + erf(x / sqrt 2)) / 2. The hidden activations never reach memory:
     the native kernels hold those of a tile of rows in the cache (on CUDA, with float32, few rows or
-    blocks wider than 192, of a part of the rows), and the backward computes them again. While a gradient is recorded the normalisation is torch's own, of the fused rest. With
-    bfloat16, h is rounded to bfloat16 between the two products.
+    blocks wider than 192, those of a part of the rows), and the backward computes them again. While
+    a gradient is recorded the normalisation is torch's own, of the fused rest. With bfloat16, h is
+    rounded to bfloat16 between the two products.
 
     Args:
         x: `(..., D)`; float32, bfloat16 or float16 (float64: reference).
@@ -111,8 +112,8 @@ def _check(x, w_in, w_out, bias, residual, norm_weight, norm_bias, gated) -> Non
 
 
 # ---- The registered operators
-# Implemented in csrc/torch/glu_mlp{,_cuda}.cpp. x and residual are (rows, D); bias and the norm's vectors
-# float32. The backward is that of the products alone, and returns an empty tensor for each
+# Implemented in csrc/torch/glu_mlp{,_cuda}.cpp. x and residual are (rows, D); bias and the norm's
+# vectors float32. The backward is that of the products alone, and returns an empty tensor for each
 # gradient not wanted.
 
 _lib = torch.library.Library("monarch_kernels", "FRAGMENT")

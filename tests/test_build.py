@@ -163,6 +163,14 @@ def libtorch_cuda(tmp_path):
     return library
 
 
+_REGISTERED = {
+    "fft_conv": ("filter_spectrum", "fft_conv_fwd", "fft_conv_bwd"),
+    "block_diagonal": ("block_diagonal_fwd", "block_diagonal_bwd"),
+    "glu_mlp": ("glu_mlp_fwd", "glu_mlp_bwd"),
+    "monarch_matmul": ("monarch_matmul_fwd",),
+}
+
+
 def test_cuda_library_answers_without_a_gpu(libtorch_cuda):
     """In a process of its own: this one keeps to what `_native` decided to load."""
     code = f"""
@@ -174,7 +182,7 @@ library.define({_native.CUDA_RUNTIME_SCHEMA!r})
 runtime, driver, devices, archs = torch.ops.monarch_kernels.cuda_runtime()
 assert runtime >= 12040 and driver >= 0 and devices >= 0, (runtime, driver, devices)
 for op in {_native.build.get("cuda_operators", "").split()}:
-    for name in ("filter_spectrum", "fft_conv_fwd", "fft_conv_bwd") if op == "fft_conv" else ():
+    for name in {_REGISTERED!r}.get(op, ()):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"monarch_kernels::{{name}}", "CUDA")
 print(archs)
 """

@@ -51,6 +51,8 @@ void start_product(const Operand<T>& a, const Operand<T>& b, const Output& outpu
   const int64_t row_tiles = divide_up(rows, ProductShape::kRows);
   const int64_t column_tiles = divide_up(columns, ProductShape::kColumns);
   const int64_t slice_terms = divide_up(divide_up(terms, slices), kDepth<T>) * kDepth<T>;
+  if (slice_terms > kMostTerms)
+    throw std::runtime_error("product_kernel for " + shape + ": sums are too long");
   const ProductGrid grid{static_cast<uint32_t>(row_tiles),
                          static_cast<uint32_t>(column_tiles),
                          static_cast<uint32_t>(w.count),

@@ -39,6 +39,9 @@ struct Matrix {
   bool aligned;  // every chunk is a multiple of 16 bytes
 };
 
+// The longest way that copies may go along a matrix, so that 32 bits count what is left.
+inline constexpr int64_t kMostTerms = 1 << 30;
+
 // One thread's part of copies into tiles of kRows rows and kChunks chunks: the same chunk of every
 // kStep-th row. Complete after copy_async_wait and a barrier.
 template <class T, int kRows, int kChunks, int kThreads, bool kExchange>
@@ -51,9 +54,8 @@ class TileCopy {
     const int64_t first_row = row + row_, first_column = column + chunk_ * kChunk<T>;
     source_ = from.data + first_row * from.stride + first_column;
     stride_ = from.stride;
-    constexpr int64_t kMost = 1 << 30;  // the launchers see that no tile has more to go
-    rows_ = static_cast<int>(min(from.rows - first_row, kMost));
-    columns_ = static_cast<int>(min(from.columns - first_column, kMost));
+    rows_ = static_cast<int>(min(from.rows - first_row, kMostTerms));
+    columns_ = static_cast<int>(min(from.columns - first_column, kMostTerms));
   }
 
   MONARCH_DEVICE void copy(unsigned char* tile) const {

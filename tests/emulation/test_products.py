@@ -137,6 +137,14 @@ def test_too_little_shared_memory_is_an_error(fast):
         op.block_diagonal(torch.ones(3, 8), torch.ones(2, 5, 4))
 
 
+def test_a_sum_too_long_is_an_error(fast):
+    rows = 1 << 31  # of one number each, and summed in one slice
+    op = EmulatedProducts(fast, FILLED)
+    x, dy = torch.ones(1, 8).expand(rows, 8), torch.ones(1, 10).expand(rows, 10)
+    with pytest.raises(RuntimeError, match="sums are too long"):
+        op.block_diagonal_bwd(dy, x, torch.ones(2, 5, 4), (False, True, False))
+
+
 @pytest.mark.parametrize("name", ["x", "w", "bias"])
 def test_one_gradient_alone(fast, name):
     """It is what it is among all of them."""
