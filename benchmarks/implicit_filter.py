@@ -3,9 +3,8 @@
 `python -m benchmarks.implicit_filter`. Four filters of a layer (forward and reverse, of two
 convolutions) at M2-BERT's width, with its initialisation. Both sides are timed in turns in one
 process, with the same threads and weights; each case has a process of its own, and one whose result
-is wrong is not timed. Each round lasts a second a side, so that both find the memory of their
-results as they left it. On a busy machine `--clock cpu` compares the seconds that the threads of
-each side used instead of those that passed.
+is wrong is not timed. On a busy machine `--clock cpu` compares the seconds that the threads of each
+side used instead of those that passed.
 """
 
 import argparse
