@@ -69,6 +69,7 @@ BUDGETS: tuple[Budget, ...] = (
     Budget(r"fft_conv_backward_kernel<.*Plan<.*>, 512, 0>", 128),
     Budget(r"fft_conv_backward_kernel<.*Plan<\d+, (8|16|32)>, ", _ALL_REGISTERS),
     Budget(r"fft_conv_backward_kernel<", 204),
+    Budget(r"mixer_conv_kernel<.*Plan<24, (16|32)>, ", _ALL_REGISTERS),
     Budget(r"Plan<(24|32), (16|32)>, (16|32), 0>", 168),
     Budget(r"fft_conv_kernel<|filter_\w+_kernel<", 168),
     Budget(r"mixer_conv_kernel<.*Plan<\d+, \d+>, ", 168),

@@ -58,7 +58,7 @@ struct Format {
 };
 
 // Points that are loaded at a time: all of a large radix would not fit the registers.
-constexpr int at_once(int count) { return count > 16 ? count / 2 : count; }
+constexpr int at_once(int count) { return count == 24 ? 8 : count > 16 ? 16 : count; }
 
 // H rows of q behind the short filter, or rows as they are (s == nullptr).
 template <class T>
@@ -225,10 +225,11 @@ struct MixerRows {
   float* held;                                 // a row of each team; nullptr: in shared memory
 };
 
-// Short rows need a few registers more than those of fft_conv.
+// Short rows, and rows of 24 points a thread, need a few registers more than those of fft_conv.
 template <class Block>
-constexpr int kMixerBlocks = BlockShape<Block>::kSize <= 256 ? BlockShape<Block>::kBackwardBlocks
-                                                             : BlockShape<Block>::kBlocks;
+constexpr int kMixerBlocks = BlockShape<Block>::kSize <= 256 || Block::Row::radix(0) == 24
+                                 ? BlockShape<Block>::kBackwardBlocks
+                                 : BlockShape<Block>::kBlocks;
 
 // z = gate * F^-1(spectrum . F(g)) + F^-1(residual_spectrum . F(u)), the residual first: its result
 // is held until the other is there. Grid: units * slices.

@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kShortThreads)
 // groups
 // * chunks * quotient(taps, kTapGroup).
 template <class X, class D>
-__global__ void __launch_bounds__(kShortThreads)
+__global__ void __launch_bounds__(kShortThreads, 4)
     short_filter_gradient_kernel(ShortGrid grid, ShortFilter filter, Samples<const X> x,
                                  Samples<const D> d, float* partials) {
   MONARCH_STATIC_SHARED(float, sums, (kTapGroup + 1) * kShortThreads);
