@@ -10,19 +10,37 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from benchmarks.schedule import ATTENTION, MODELS, NATIVE, REFERENCE
+from benchmarks.schedule import (
+    ATTENTION,
+    ATTENTION_BF16,
+    MODELS,
+    NATIVE,
+    NATIVE_BF16,
+    NATIVES,
+    REFERENCE,
+)
 
 LABELS = {
     NATIVE: "M2-BERT-80M, native kernels",
+    NATIVE_BF16: "M2-BERT-80M, native kernels, bfloat16",
     REFERENCE: "M2-BERT-80M, torch.fft reference",
     ATTENTION: "BERT-base, torch sdpa attention",
+    ATTENTION_BF16: "BERT-base, torch sdpa attention, bfloat16",
 }
 # Okabe and Ito's palette: distinct for colour-blind readers and in print; so are the markers.
-STYLES = {NATIVE: ("#0072B2", "o"), REFERENCE: ("#E69F00", "s"), ATTENTION: ("#D55E00", "^")}
+STYLES = {
+    NATIVE: ("#0072B2", "o"),
+    NATIVE_BF16: ("#56B4E9", "D"),
+    REFERENCE: ("#E69F00", "s"),
+    ATTENTION: ("#D55E00", "^"),
+    ATTENTION_BF16: ("#CC79A7", "v"),
+}
 SHORT_LABELS = {
     NATIVE: "M2-BERT native",
+    NATIVE_BF16: "M2-BERT native bf16",
     REFERENCE: "M2-BERT reference",
     ATTENTION: "BERT-base sdpa",
+    ATTENTION_BF16: "BERT-base sdpa bf16",
 }
 SCALED_MARK = "~"
 # Less is the noise of an idle machine.
@@ -37,10 +55,19 @@ COLUMNS = (
     "first\ncall ms",
     "peak\nmemory",
     "vs\nattention",
+    "vs bf16\nattention",
     "vs\nreference",
     "measured",
     "runs",
 )
+
+
+# The ratios of a row, and the models whose speed they are to.
+RATIOS = {
+    "vs_attention": ATTENTION,
+    "vs_attention_bf16": ATTENTION_BF16,
+    "vs_reference": REFERENCE,
+}
 
 
 def is_scaled(row: dict[str, Any]) -> bool:
@@ -57,10 +84,10 @@ def scaling_note(row: dict[str, Any]) -> str:
 
 
 def add_ratios(results: list[dict[str, Any]]) -> None:
-    """Set each row's ``vs_attention`` and ``vs_reference``: its tokens/s over theirs, or None."""
+    """Set each row's ``RATIOS``: its tokens/s over theirs, or None."""
     speed = {(row["model"], row["length"]): row["tokens_per_second"] for row in results}
     for row in results:
-        for name, other in (("vs_attention", ATTENTION), ("vs_reference", REFERENCE)):
+        for name, other in RATIOS.items():
             base = speed.get((other, row["length"]))
             row[name] = row["tokens_per_second"] / base if base else None
 
@@ -117,7 +144,7 @@ def _cells(row: dict[str, Any], scaled: set[tuple[str, int]]) -> list[str]:
         "-" if first is None else mark + _significant(first),
         _memory(row),
     ]
-    for name, other in (("vs_attention", ATTENTION), ("vs_reference", REFERENCE)):
+    for name, other in RATIOS.items():
         ratio = row[name]
         uncertain = mark or (SCALED_MARK if (other, row["length"]) in scaled else "")
         cells.append("-" if ratio is None else f"{uncertain}{ratio:.2f}x")
@@ -155,16 +182,17 @@ def _notes(record: dict[str, Any]) -> list[str]:
             f"embedding {check['errors']['native']['embedding']:.1e} "
             f"(reference {check['errors']['reference']['embedding']:.1e})."
         )
-    errors = [
-        max(row["error_against_reference"].values())
-        for row in record["results"]
-        if row.get("error_against_reference")
-    ]
-    if errors:
-        lines.append(
-            f"Native against reference at {len(errors)} measured lengths: relative error "
-            f"<= {max(errors):.1e} (bound {record['error_bound']:g})."
-        )
+    for model in NATIVES:
+        rows = [row for row in record["results"] if row["model"] == model]
+        rows = [row for row in rows if row.get("error_against_reference")]
+        if rows:
+            worst = max(rows, key=lambda row: max(row["error_against_reference"].values()))
+            found, bounds = worst["error_against_reference"], worst["error_bounds"]
+            said = ", ".join(f"{name} {found[name]:.1e} ({bounds[name]:g})" for name in found)
+            lines.append(
+                f"{SHORT_LABELS[model]} against reference at {len(rows)} measured lengths, largest "
+                f"relative errors (bounds): {said}."
+            )
     lines.append("All models: malloc keeps freed memory (MALLOC_MMAP_MAX_=0, no trimming).")
     lines += _disturbance(record)
     lines += record["notes"]

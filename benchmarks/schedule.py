@@ -11,7 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 NATIVE, REFERENCE, ATTENTION = "m2-native", "m2-reference", "attention"
-MODELS = (NATIVE, REFERENCE, ATTENTION)
+# The same two models in bfloat16 (weights and activations), beside float32 on the CPU.
+NATIVE_BF16, ATTENTION_BF16 = "m2-native-bf16", "attention-bf16"
+MODELS = (NATIVE, NATIVE_BF16, REFERENCE, ATTENTION, ATTENTION_BF16)
+NATIVES, ATTENTIONS = (NATIVE, NATIVE_BF16), (ATTENTION, ATTENTION_BF16)
+IN_BF16 = (NATIVE_BF16, ATTENTION_BF16)
 
 # An FFT's operations take this many times longer than those of a matrix product (measured on one
 # AVX-512 core: 7 to 20 against 100 GFLOP/s). Nothing but predictions depends on it.
@@ -85,7 +89,7 @@ class Limits:
 def operations(cell: Cell, shape: Shape) -> float:
     """Cost of one layer on one document, in the operations of a matrix product."""
     length, width, inner = cell.length, shape.hidden, shape.intermediate
-    if cell.model == ATTENTION:
+    if cell.model in ATTENTIONS:
         projections = 2 * length * (4 * width * width + 2 * width * inner)
         return projections + 4 * length * length * width
     # Mixer projections D -> 3D -> D; block-diagonal MLP D -> 2I -> D in four blocks.
@@ -103,10 +107,10 @@ def plan_cell(
     if repeats is None:
         spend = REPEAT_SECONDS_FULL if limits.full else REPEAT_SECONDS
         repeats = max(1, min(limits.repeats, int(spend / call)))
-    full_warmup = cell.model != ATTENTION or call < WARM_UP_SECONDS
+    full_warmup = cell.model not in ATTENTIONS or call < WARM_UP_SECONDS
     warmup = 0.0
     if full_warmup:
-        warmup = call if cell.model == ATTENTION else FIRST_CALL_COST * call
+        warmup = call if cell.model in ATTENTIONS else FIRST_CALL_COST * call
     seconds = limits.startup_seconds + warmup + repeats * call
     return Plan(cell, layers, repeats, full_warmup, call, seconds)
 
@@ -138,9 +142,9 @@ def plan_run(
         return plan_cell(plan.cell, shape, rate, limits, layers, repeats)
 
     steps = (
-        (one_layer, lambda plan: plan.cell.model != NATIVE),
+        (one_layer, lambda plan: plan.cell.model not in NATIVES),
         (fewer_repeats, lambda plan: True),
-        (lambda plan: fewer_repeats(one_layer(plan)), lambda plan: plan.cell.model == NATIVE),
+        (lambda plan: fewer_repeats(one_layer(plan)), lambda plan: plan.cell.model in NATIVES),
     )
     for cheaper, may_change in steps:
         while sum(plan.seconds for plan in plans) > seconds_left:

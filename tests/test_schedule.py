@@ -1,7 +1,7 @@
 """Which measurements are complete, and which are given up first when time is short."""
 
 from benchmarks import schedule
-from benchmarks.schedule import ATTENTION, MODELS, NATIVE, Cell, Limits, Shape
+from benchmarks.schedule import ATTENTION, ATTENTIONS, MODELS, NATIVES, Cell, Limits, Shape
 
 
 def plans(seconds_left, rate=1e11, **options):
@@ -22,10 +22,10 @@ def test_plan_gives_up_attention_layers_first_and_native_ones_last():
     everything = sum(plan.seconds for plan in plans(1e9).values())
     some = plans(everything - 1)
     assert [key for key, plan in some.items() if plan.layers_measured == 1] == [(ATTENTION, 32768)]
-    tight = plans(300)
-    assert sum(plan.seconds for plan in tight.values()) <= 300
+    tight = plans(450)
+    assert sum(plan.seconds for plan in tight.values()) <= 450
     assert tight[ATTENTION, 128].layers_measured == 12
-    assert all(plan.layers_measured == 12 for (name, _), plan in tight.items() if name == NATIVE)
+    assert all(plan.layers_measured == 12 for (name, _), plan in tight.items() if name in NATIVES)
     none = plans(0)
     for plan in none.values():
         if plan.cell.length > 128:
@@ -40,4 +40,4 @@ def test_short_documents_are_never_extrapolated():
 
 def test_m2_always_gets_the_call_that_makes_its_filters():
     for plan in plans(300).values():
-        assert plan.full_warmup or plan.cell.model == ATTENTION
+        assert plan.full_warmup or plan.cell.model in ATTENTIONS

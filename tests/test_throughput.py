@@ -18,7 +18,16 @@ import torch
 from benchmarks import measurement, report, throughput
 from benchmarks.isolation import MeasurementFailed, run_in_subprocess
 from benchmarks.measurement import Specification
-from benchmarks.schedule import ATTENTION, MODELS, NATIVE, REFERENCE
+from benchmarks.schedule import (
+    ATTENTION,
+    ATTENTION_BF16,
+    ATTENTIONS,
+    MODELS,
+    NATIVE,
+    NATIVE_BF16,
+    NATIVES,
+    REFERENCE,
+)
 from benchmarks.settings import Settings, parse_arguments
 
 TINY = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128}
@@ -55,7 +64,7 @@ def pretend(task, specification, on_event):
         "parameters": 1,
         "peak_bytes": 2**30,
         "other_load_cores": 0.0,
-        "peak_is_lower_bound": measured < layers and specification.model != ATTENTION,
+        "peak_is_lower_bound": measured < layers and specification.model not in ATTENTIONS,
         "first_call_s": 2.0 if specification.full_warmup else None,
         "seconds": [1.0] * specification.repeats,
         "first_layer_seconds": [0.1] * specification.repeats,
@@ -111,7 +120,7 @@ def test_on_a_gpu_the_budget_ends_the_run(settings, console, all_usable, monkeyp
 
 def test_pipeline(settings, console):
     record = throughput.run(settings, in_process, console)
-    models = [model for model in MODELS if model != NATIVE or NATIVE_MISSING is None]
+    models = [model for model in MODELS if model not in NATIVES or NATIVE_MISSING is None]
     assert cells_of(record) == [(model, length) for length in (64, 128) for model in models]
     assert record["complete"]
     assert record["failed"] == []
@@ -124,9 +133,12 @@ def test_pipeline(settings, console):
         assert row["first_call_ms"] > 0
         assert (row["layers"], row["scaled"]) == (2, False)
         assert row["vs_attention"] > 0
-        if row["model"] == NATIVE:
-            assert max(row["error_against_reference"].values()) <= stored["error_bound"]
-        if row["model"] == ATTENTION:
+        assert row["vs_attention_bf16"] > 0
+        if row["model"] in NATIVES:
+            bound = 5e-2 if row["model"] == NATIVE_BF16 else 1e-4
+            assert row["error_against_reference"]["first_layer"] <= bound
+            assert row["error_bounds"]["first_layer"] == bound
+        if row["model"] in ATTENTIONS:
             assert "flash" in row["attention_kernel"]
     keys = {"machine", "versions", "document", "check", "notes", "elapsed_s", "schema"}
     assert keys <= set(stored)
@@ -159,7 +171,7 @@ def test_a_failed_measurement_is_shown_and_the_others_go_on(settings, console):
         return pretend(task, specification, on_event)
 
     record = throughput.run(settings, runner, console)
-    assert cells_of(record) == [(m, n) for n in (64, 128) for m in (NATIVE, ATTENTION)]
+    assert cells_of(record) == [(m, n) for n in (64, 128) for m in MODELS if m != REFERENCE]
     assert [row["message"] for row in record["failed"]] == ["no memory"] * 2
     assert "FAILED" in text_of(console)
     assert "no memory" in text_of(console)
@@ -184,11 +196,12 @@ def test_failing_check_aborts_before_anything_is_measured(settings, console):
 
 @pytest.mark.usefixtures("all_usable")
 @pytest.mark.parametrize("sample", ["first_layer", "hidden", "embedding"])
-@pytest.mark.parametrize("damage", [0.0, 1.001, float("nan")], ids=["zeros", "scaled", "nan"])
-def test_differing_results_at_a_measured_length_abort(settings, console, sample, damage):
+@pytest.mark.parametrize("damage", [0.0, 1.4, float("nan")], ids=["zeros", "scaled", "nan"])
+@pytest.mark.parametrize("model", NATIVES)
+def test_differing_results_at_a_measured_length_abort(settings, console, model, sample, damage):
     def runner(task, specification, on_event):
         result = pretend(task, specification, on_event)
-        if task == "measure" and (specification.model, result["length"]) == (NATIVE, 128):
+        if task == "measure" and (specification.model, result["length"]) == (model, 128):
             values = result["samples"][sample]
             result["samples"][sample] = [damage * value for value in values]
         return result
@@ -197,7 +210,7 @@ def test_differing_results_at_a_measured_length_abort(settings, console, sample,
         throughput.run(settings, runner, console)
     assert "tokens/s" not in text_of(console)
     stored = json.loads(settings.output.read_text())
-    assert all(row["model"] != NATIVE for row in stored["results"])
+    assert all(row["model"] not in NATIVES for row in stored["results"])
 
 
 def test_exit_status(monkeypatch, capsys, settings):
@@ -219,7 +232,7 @@ def test_exit_status(monkeypatch, capsys, settings):
 def test_unavailable_native_is_said_and_the_rest_measured(settings, console, monkeypatch):
     monkeypatch.setattr(throughput, "native_unavailable", lambda: "compiled for another planet")
     record = throughput.run(replace(settings, lengths=(64,)), pretend, console)
-    assert cells_of(record) == [(REFERENCE, 64), (ATTENTION, 64)]
+    assert cells_of(record) == [(REFERENCE, 64), (ATTENTION, 64), (ATTENTION_BF16, 64)]
     assert record["complete"]
     assert "another planet" in record["notes"][0]
     assert "another planet" in text_of(console)
@@ -263,8 +276,8 @@ def test_scaled_rows_are_marked_everywhere(settings, console):
         return pretend(task, specification, on_event)
 
     record = throughput.run(settings, runner, console)
-    assert [row["scaled"] for row in record["results"]] == [False] * 5 + [True]
-    lines = text_of(console).splitlines()
+    assert [row["scaled"] for row in record["results"]] == [False] * 8 + [True, False]
+    lines = [line for line in text_of(console).splitlines() if "bf16" not in line]
     (row,) = [line for line in lines if "BERT-base sdpa" in line and "128" in line]
     assert "1 layer x 2" in row
     assert "~128" in row
@@ -285,6 +298,15 @@ def test_ratios_are_speeds_at_the_same_length():
     report.add_ratios(rows)
     assert [row["vs_attention"] for row in rows] == [3.0, 1.0, None]
     assert [row["vs_reference"] for row in rows] == [None, None, 1.0]
+
+
+def test_bfloat16_rows_are_for_float32_runs_on_the_cpu(settings, console, all_usable):
+    """In another run every row is bfloat16, under autocast."""
+    record = throughput.run(replace(settings, dtype="bfloat16"), pretend, console)
+    assert cells_of(record) == [(m, n) for n in (64, 128) for m in (NATIVE, REFERENCE, ATTENTION)]
+    for model in (NATIVE_BF16, ATTENTION_BF16):
+        built = measurement.build_model(Specification(model, IDS, overrides=TINY))
+        assert built.embeddings.word_embeddings.weight.dtype == torch.bfloat16
 
 
 def test_command_line(tmp_path):
