@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from monarch_kernels import reference
+from monarch_kernels.testing.inputs import hyena_filter, layer_norm_like, white
 from tests.emulation.build import build
 from tests.emulation.emulator import Emulator
 from tests.emulation.fft_conv import SOURCES, EmulatedFftConv
@@ -41,10 +42,67 @@ def errors(op: EmulatedFftConv, length: int) -> tuple[float, float, float]:
     return ours, same, longer
 
 
+CHAIN_LENGTHS = (1000, 1024, 2048, 4096, 8192)
+# Inputs of the accuracy of chains: name, and (u, k) from a seed and a length.
+CHAIN_INPUTS = {
+    "white": lambda n, seed: (white(4, 8, n, seed=seed), white(8, n, seed=seed + 50) / n**0.5),
+    "LayerNorm-like, Hyena's filter": lambda n, seed: (
+        layer_norm_like(4, 8, n, outliers=30.0, seed=seed),
+        hyena_filter(8, n, seed=seed + 50),
+    ),
+    "white + 10": lambda n, seed: (
+        white(4, 8, n, seed=seed) + 10,
+        white(8, n, seed=seed + 50) / n**0.5,
+    ),
+    "one value 1000 times": lambda n, seed: (
+        white(4, 8, n, seed=seed).index_fill(2, torch.tensor([n // 2]), 1000.0),
+        white(8, n, seed=seed + 50) / n**0.5,
+    ),
+    "times e^-8 ... e^8": lambda n, seed: (
+        white(4, 8, n, seed=seed) * torch.linspace(-8, 8, n).exp(),
+        white(8, n, seed=seed + 50) / n**0.5,
+    ),
+    "white, 1e-8": lambda n, seed: (
+        1e-8 * white(4, 8, n, seed=seed),
+        white(8, n, seed=seed + 50) / n**0.5,
+    ),
+}
+
+
+def chain_errors(emulator: Emulator, name: str, length: int) -> list[float]:
+    """Errors of chains divided by that of rounding: bfloat16 fast and high, float16 the same."""
+    ratios = []
+    for dtype in (torch.bfloat16, torch.float16):
+        for precision in ("fast", "high"):
+            op = EmulatedFftConv(emulator, precision=precision)
+            error = rounding = 0.0
+            for seed in range(SEEDS):
+                u, k = CHAIN_INPUTS[name](length, seed)
+                u = u.to(dtype)
+                exact = reference.fft_conv(u.double(), k.double())
+                error += float((op(u, k).double() - exact).square().sum())
+                rounding += float((exact.to(dtype).double() - exact).square().sum())
+            ratios.append((error / rounding) ** 0.5)
+    return ratios
+
+
+def chain_table(emulator: Emulator) -> None:
+    print("| input | L | bfloat16 fast | bfloat16 high | float16 fast | float16 high |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name in CHAIN_INPUTS:
+        for length in CHAIN_LENGTHS:
+            ratios = " | ".join(f"{r:.3f}" for r in chain_errors(emulator, name, length))
+            print(f"| {name} | {length} | {ratios} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lengths", type=int, nargs="*", default=LENGTHS)
-    lengths = parser.parse_args().lengths
+    parser.add_argument("--chain", action="store_true", help="the chains, by inputs and precision")
+    arguments = parser.parse_args()
+    lengths = arguments.lengths
+    if arguments.chain:
+        return chain_table(Emulator(build(list(SOURCES))))
     op = EmulatedFftConv(Emulator(build(list(SOURCES))))
     print("| L | error | / torch.fft (2 L) | / torch.fft (power of two) |")
     print("| ---: | ---: | ---: | ---: |")

@@ -14,7 +14,8 @@ struct ChainPlan {
   static constexpr int kOuter = outer, kRadix = radix, kThreads = threads;
   static constexpr int kBlock = radix * radix, kSize = outer * kBlock;
 };
-using ChainPlans = PlanList<ChainPlan<1, 32, 128>, ChainPlan<16, 16, 256>, ChainPlan<32, 16, 256>>;
+using ChainPlans = PlanList<ChainPlan<1, 32, 128>, ChainPlan<8, 16, 256>, ChainPlan<16, 16, 256>,
+                            ChainPlan<32, 16, 256>>;
 
 // The smallest size of a plan that a length fits; 0 if there is none.
 constexpr int64_t chain_size(int64_t length) {
@@ -43,7 +44,8 @@ struct ChainTables {
   static constexpr int kMatrices = kSingle ? 1 : 2 * kOuter;
 
   static constexpr int kTwiddleBytes = kTwiddles * 8;
-  static constexpr int kFirstBytes = matrix_bytes(kFirst);  // of a part
+  // Of a part. Of 8 x 8, the parts share one matrix of 16 x 16, and its transpose another.
+  static constexpr int kFirstBytes = kFirst == 8 ? plane_bytes(16) : matrix_bytes(kFirst);
   static constexpr int kMatrixBytes = matrix_bytes(kRadix);
   static constexpr int kPartBytes = kMatrices * kMatrixBytes;
   static constexpr int kMatrixOffset = kTwiddleBytes + 2 * kFirstBytes;

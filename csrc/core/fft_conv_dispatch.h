@@ -30,8 +30,8 @@ struct TensorCoreKernels {
 
 // What was compiled.
 inline constexpr TensorCoreKernels kTensorCoreKernels = {{1, toeplitz_longest(), 0},
-                                                         {257, 4096, chain_shared_bytes(4096, 1)},
-                                                         {257, 4096, chain_shared_bytes(4096, 2)},
+                                                         {385, 4096, chain_shared_bytes(4096, 1)},
+                                                         {385, 4096, chain_shared_bytes(4096, 2)},
                                                          {4097, 8192, chain_shared_bytes(8192, 1)}};
 
 // bfloat16 and float16 always have the same kind: a spectrum is made before its activations are

@@ -110,6 +110,9 @@ class MatrixReader {
       device::load_matrix_x4(to.im[part], at + plane_bytes(kSize));
     }
   }
+  MONARCH_DEVICE void first(int offset, RealTile<1>& to) const {
+    device::load_matrix_x4(to[0], plain_ + offset);
+  }
   template <int kParts>
   MONARCH_DEVICE void second(int offset, int row, int column, ComplexTile<kParts>& to) const {
     read_transposed(plain_, offset, row, column, to);

@@ -168,6 +168,20 @@ MONARCH_DEVICE void scaled_tiles(const float (&values)[kCount][4], int k, float 
   }
 }
 
+// The same of 8 rows: values[i] is of row 2 (lane % 4) + i. The first parts fill the contracted
+// index twice, for a matrix that has its second parts there.
+template <int kParts>
+MONARCH_DEVICE void scaled_tiles(const float (&values)[2][4], float scale,
+                                 RealTile<kParts> (&to)[2]) {
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    RealTile<kParts>& tile = to[j / 2];
+    put<kParts>(values[0][j] * scale, values[1][j] * scale, j % 2 * 2, tile);
+    tile[0][j % 2 * 2 + 1] = tile[0][j % 2 * 2];
+    if constexpr (kParts == 2) tile[1][j % 2 * 2 + 1] = 0;
+  }
+}
+
 // results = factor * scale * values. The first result is there.
 template <class T, int kCount, class Offset>
 MONARCH_DEVICE void store_results(const ChainParams& p, const ChainOutput<T>& output, int row,

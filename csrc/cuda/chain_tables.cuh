@@ -67,6 +67,23 @@ MONARCH_DEVICE Phase matrix_phase(int number, int row, int column) {
           4 * kOuter * kRadix * kRadix};
 }
 
+// An outer DFT of 8 x 8 as real matrices of 16 x 16, so that no product is half empty. Forward:
+// real parts in the upper rows, imaginary ones below; second parts to the right, to be multiplied
+// with the same operand again. Its transpose: real parts left, imaginary ones right; second parts
+// below.
+MONARCH_DEVICE void write_eight(Root root, int row, int column, unsigned char* matrices) {
+  auto* forward = reinterpret_cast<Float16*>(matrices);
+  Float16* inverse = forward + 16 * 16;
+  for (int imaginary = 0; imaginary < 2; ++imaginary) {
+    Float16 parts[2];
+    write_parts((imaginary == 0 ? root.cosine : root.sine) * unitary(8), parts, 1);
+    for (int part = 0; part < 2; ++part) {
+      forward[matrix_index<16>(row + 8 * imaginary, column + 8 * part)] = parts[part];
+      inverse[matrix_index<16>(column + 8 * part, row + 8 * imaginary)] = parts[part];
+    }
+  }
+}
+
 // One thread an entry: twiddles, then matrices.
 template <class P>
 __global__ void __launch_bounds__(256) chain_tables_kernel(float* tables) {
@@ -96,6 +113,10 @@ __global__ void __launch_bounds__(256) chain_tables_kernel(float* tables) {
     write_parts(root.cosine * unitary(kSize), re, part_bytes / 2);
     write_parts(root.sine * unitary(kSize), re + kSize * kSize, part_bytes / 2);
   };
+  if (kFirst == 8 && entry < 64) {
+    const Root root = root_of_unity(matrix_phase<P>(-1, entry / 8, entry % 8));
+    return write_eight(root, entry / 8, entry % 8, bytes + Tables::kTwiddleBytes);
+  }
   if (entry < kFirst * kFirst) {
     return write(-1, entry, std::integral_constant<int, kFirst>{}, bytes + Tables::kTwiddleBytes,
                  Tables::kFirstBytes);

@@ -204,7 +204,11 @@ class Exchange {
     write_columns_ = device::opaque(lane % 2 * 8 + offset(lane / 4, 2 * warp + lane % 4 / 2, 0));
     read_block_ = device::opaque(address + offset(warp, lane % 16, lane / 16));
     write_block_ = device::opaque(lane % 4 * 4 + offset(warp, lane / 4, 0));
-    read_columns_ = device::opaque(address + offset(lane % 16, 2 * warp, lane / 16));
+    // Of 8 blocks, a second operand has the real parts and, as its lower half, the imaginary ones.
+    read_columns_ =
+        device::opaque(address + (P::kOuter == 8 ? offset(lane % 8, 2 * warp, lane / 16) +
+                                                       lane / 8 % 2 * kPlaneBytes
+                                                 : offset(lane % 16, 2 * warp, lane / 16)));
   }
 
   // Of columns, a warp has 32, from 32 warp on: two rows of every block. Tile register i: of block
@@ -226,6 +230,11 @@ class Exchange {
   // Row `row` of the two, of 16 blocks from `block` on, as second operand.
   MONARCH_DEVICE void get_columns(int block, int row, ComplexTile<kParts>& to) const {
     read((read_columns_ ^ row * kRow) + block * kBlockBytes, to);
+  }
+  MONARCH_DEVICE void get_columns(int row, RealTile<kParts>& to) const {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part)
+      device::load_matrix_x4_transposed(to[part], (read_columns_ ^ row * kRow) + part * kPartBytes);
   }
   // Of blocks, a warp has warp + `block`, multiples of 8. As second operand; and tile register i:
   // rows lane / 4 + i / 2 * 8, columns 8 (i % 2) + 2 (lane % 4) and the next.
@@ -269,6 +278,24 @@ class Exchange {
 };
 
 // From the row's columns to the blocks: the outer DFT of 32 columns, on real numbers.
+template <class P, int kParts, class Reader>
+MONARCH_DEVICE void split_into_eight(const Reader& reader, const RealTile<kParts> (&x)[2],
+                                     const Exchange<P, kParts>& exchange) {
+  RealTile<1> dft;
+  reader.first(0, dft);
+  float sums[4][4] = {};  // of each, two real and two imaginary parts
+#pragma unroll
+  for (int j = 0; j < 4; ++j) accumulate<1, kParts>(sums[j], dft, x[j / 2], j % 2);
+  ComplexTile<kParts> out;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int j = i / 2 * 2, e = i % 2;
+    put<kParts>(make_float2(sums[j][e], sums[j][2 + e]),
+                make_float2(sums[j + 1][e], sums[j + 1][2 + e]), i, out);
+  }
+  exchange.put_columns(0, out);
+}
+
 template <class P, int kParts, class Reader>
 MONARCH_DEVICE void split_into_blocks(const Reader& reader,
                                       const RealTile<kParts> (&x)[P::kOuter / 16][2],
@@ -361,6 +388,26 @@ MONARCH_DEVICE void join_blocks(const Reader& reader, const Exchange<P, kParts>&
   }
 }
 
+template <class P, int kParts, class Reader>
+MONARCH_DEVICE void join_eight(const Reader& reader, const Exchange<P, kParts>& exchange,
+                               float (&results)[2][4]) {
+  RealTile<1> dft;
+  reader.first(plane_bytes(16), dft);
+#pragma unroll
+  for (int pair = 0; pair < 2; ++pair) {
+    RealTile<kParts> tile;
+    exchange.get_columns(pair, tile);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float y[4] = {};
+      accumulate<1, kParts>(y, dft, tile, half);
+#pragma unroll
+      for (int e = 0; e < 2; ++e)  // the lower rows are of the matrix's second parts
+        results[pair][2 * half + e] = kParts == 1 ? y[e] : y[e] + y[2 + e];
+    }
+  }
+}
+
 // A row at a time; a warp has 32 columns, and blocks. Grid: channels * slices.
 template <class P, class T, int kParts>
 __global__ void __launch_bounds__(P::kThreads, ChainShape<P, kParts>::kBlocks)
@@ -368,7 +415,8 @@ __global__ void __launch_bounds__(P::kThreads, ChainShape<P, kParts>::kBlocks)
   using Shape = ChainShape<P, kParts>;
   using Tables = ChainTables<P>;
   constexpr int kOuter = P::kOuter, kBlock = P::kBlock, kWarps = Shape::kWarps;
-  constexpr int kTiles = kOuter / 16;
+  constexpr int kTiles = kOuter / 16, kFours = kOuter / 4;
+  constexpr bool kEight = kOuter == 8;
   static_assert(P::kRadix == 16 && kWarps * 32 == kBlock && kOuter % kWarps == 0);
   MONARCH_DYNAMIC_SHARED(shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -381,7 +429,8 @@ __global__ void __launch_bounds__(P::kThreads, ChainShape<P, kParts>::kBlocks)
   copy_spectrum(spectrum.values + int64_t{channel} * (P::kSize / 2), values, P::kSize / 2,
                 p.conjugate, P::kThreads);
   const float channel_scale = spectrum.scales[channel];
-  const MatrixReader<kOuter, Tables::kFirstBytes> reader(device::shared_address(shared), lane);
+  const MatrixReader<kEight ? 16 : kOuter, Tables::kFirstBytes> reader(
+      device::shared_address(shared), lane);
   const Exchange<P, kParts> exchange(planes, warp, lane);
   BlockSource<P, kParts> source(spectrum.tables,
                                 device::shared_address(shared + 2 * Tables::kFirstBytes), values,
@@ -393,8 +442,7 @@ __global__ void __launch_bounds__(P::kThreads, ChainShape<P, kParts>::kBlocks)
 
 #pragma unroll 1
   for (int row = static_cast<int>(blockIdx.x % p.slices); row < p.batch; row += p.slices) {
-    RealTile<kParts> x[kTiles][2];
-    float data[4 * kTiles][4];
+    float data[kFours][4];
     load_input<T>(
         p, input, row, [](int i) { return (i / 4 * 16 + i % 2 + i / 2 % 2 * 8) * kBlock; }, data);
     const float most = largest_of(data);
@@ -405,9 +453,16 @@ __global__ void __launch_bounds__(P::kThreads, ChainShape<P, kParts>::kBlocks)
 #pragma unroll
     for (int i = 1; i < kWarps; ++i) of_row = fmaxf(of_row, largest[i]);
     const RowScale scale = RowScale::of(of_row);
+    if constexpr (kEight) {
+      RealTile<kParts> x[2];
+      scaled_tiles<kParts>(data, scale.forward, x);
+      split_into_eight<P, kParts>(reader, x, exchange);
+    } else {
+      RealTile<kParts> x[kTiles][2];
 #pragma unroll
-    for (int k = 0; k < kTiles; ++k) scaled_tiles<kParts>(data, k, scale.forward, x[k]);
-    split_into_blocks<P, kParts>(reader, x, exchange);
+      for (int k = 0; k < kTiles; ++k) scaled_tiles<kParts>(data, k, scale.forward, x[k]);
+      split_into_blocks<P, kParts>(reader, x, exchange);
+    }
     device::sync_threads();
 #pragma unroll(kParts == 1 ? kOuter / kWarps : 1)
     for (int q = 0; q < kOuter / kWarps; ++q) {
@@ -415,7 +470,11 @@ __global__ void __launch_bounds__(P::kThreads, ChainShape<P, kParts>::kBlocks)
       convolve_block<P, kParts>(source, q * kWarps, exchange);
     }
     device::sync_threads();
-    join_blocks<P, kParts>(reader, exchange, data);
+    if constexpr (kEight) {
+      join_eight<P, kParts>(reader, exchange, data);
+    } else {
+      join_blocks<P, kParts>(reader, exchange, data);
+    }
     store_results<T>(
         p, output, row, channel_scale * scale.inverse,
         [](int i) { return i / 2 * 8 * kBlock + i % 2 * 16; }, data);

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 DTYPES = ("bfloat16", "float16")
 # Kept apart from csrc/core/plan.h on purpose: a plan that is dropped there fails here.
-SIZES = {"fast": (1024, 4096, 8192), "high": (1024, 4096)}
+SIZES = {"fast": (1024, 2048, 4096, 8192), "high": (1024, 2048, 4096)}
 PLANS = [(size, precision) for precision, sizes in SIZES.items() for size in sizes]
 FULL = {"skip": True, "pregate": True, "postgate": True}
 # One block a channel, which loops over the rows.
@@ -79,7 +79,7 @@ def test_every_plan(flavours, size, precision, dtype):
         assert_nearly_rounded(first[name], exact[name], BARS[dtype, precision])
 
 
-@pytest.mark.parametrize("length", [257, 258, 300, 1000, 1022, 1023, 1025, 3001, 4092])
+@pytest.mark.parametrize("length", [385, 386, 1000, 1022, 1023, 1025, 2044, 3001, 4092])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_length_with_high_precision(fast, length, dtype):
     """Two parts keep to the budget of the float32 kernels, filters' gradients included."""
@@ -119,7 +119,7 @@ def test_accuracy(fast, size, offset):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [1024, 4096])
+@pytest.mark.parametrize("size", [1024, 2048, 4096])
 def test_scales_of_rows(fast, size, dtype):
     """Powers of two pass through exactly, from the largest numbers to the smallest; zeros too."""
     powers = (110, 100, 20, -20, -80, -100) if dtype == "bfloat16" else (11, 3, -3, -8)
@@ -149,7 +149,7 @@ def test_smallest_numbers_are_not_lost(fast):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("size", [1024, 4096])
+@pytest.mark.parametrize("size", [1024, 2048, 4096])
 def test_rows_that_are_not_finite(fast, size, value):
     u, k = white(3, 2, size).bfloat16(), white(2, size, seed=1) / math.sqrt(size)
     y = EmulatedFftConv(fast, precision="fast")(u, k)
@@ -162,7 +162,7 @@ def test_rows_that_are_not_finite(fast, size, value):
     assert torch.equal(spoilt[others], y[others])
 
 
-@pytest.mark.parametrize("size", [1024, 4096])
+@pytest.mark.parametrize("size", [1024, 2048, 4096])
 def test_same_bits_on_every_gpu(fast, size):
     """However many blocks share a channel's rows, also in turns with warps without a row."""
     u, k = white(11, 2, size).bfloat16(), white(2, size, seed=1) / math.sqrt(size)
@@ -196,10 +196,10 @@ def test_empty(fast):
 @pytest.mark.parametrize(
     ("shared_kib", "precision", "taken"),
     [
-        (227, "fast", (257, 1024, 1025, 4096, 4097, 8192)),
-        (99, "fast", (257, 1024, 1025, 4096)),
+        (227, "fast", (385, 1024, 1025, 4096, 4097, 8192)),
+        (99, "fast", (385, 1024, 1025, 4096)),
         (48, "fast", ()),
-        (227, "high", (257, 1024, 1025, 4096)),
+        (227, "high", (385, 1024, 1025, 4096)),
         (99, "high", ()),
         (227, "exact", ()),
     ],
@@ -207,7 +207,7 @@ def test_empty(fast):
 def test_lengths_that_chains_take(shared_kib, precision, taken):
     _host = _native.host
     number = contract.PRECISIONS[precision]
-    for length in (257, 1024, 1025, 4096, 4097, 8192, 8193, 65536):
+    for length in (384, 385, 1024, 1025, 4096, 4097, 8192, 8193, 65536):
         kind = _host.cuda_kernel_kind(length, 16, number, shared_kib << 10)
         assert (kind == "chain") == (length in taken), length
 
