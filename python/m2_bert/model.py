@@ -177,13 +177,15 @@ class ImplicitLongConv(nn.Module):
         return [self.implicit_filter, *([self.implicit_filter_rev] if self.bidirectional else [])]
 
     def _can_fuse(self) -> bool:
-        kinds = [nn.Linear, Sine] * 3 + [nn.Linear]
-        layers = [layer for network in self._networks() for layer in network]
-        kinds = kinds * len(self._networks())
-        return len(layers) == len(kinds) and are_plain(
-            [*layers, *self._networks(), self.modulation],
-            [*kinds, *[nn.Sequential] * len(self._networks()), ExponentialDecay],
-        )
+        """Whether the networks are as made here: plain layers, one sine in each network."""
+        networks = self._networks()
+        kinds = [nn.Linear, Sine, nn.Linear, Sine, nn.Linear, Sine, nn.Linear]
+        if any(len(network) != len(kinds) for network in networks):
+            return False
+        parts = [*networks, self.modulation, *(layer for network in networks for layer in network)]
+        of = [nn.Sequential] * len(networks) + [ExponentialDecay] + kinds * len(networks)
+        same = all(network[i] is network[1] for network in networks for i in (3, 5))
+        return same and are_plain(parts, of)
 
     def _network_operands(self, length: int) -> dict[str, Tensor]:
         """Return the arguments of `implicit_filter`, k's network first and then k_rev's."""

@@ -387,6 +387,11 @@ def test_a_changed_filter_network_is_not_fused(model) -> None:
     handle = conv.implicit_filter_rev[2].register_forward_hook(lambda *_: None)
     assert not conv._can_fuse()
     handle.remove()
+    sine = conv.implicit_filter[3]
+    conv.implicit_filter[3] = copy.deepcopy(sine)
+    assert not conv._can_fuse()
+    conv.implicit_filter[3] = sine
+    assert conv._can_fuse()
     conv.implicit_filter[4] = torch.nn.Sequential(conv.implicit_filter[4])
     assert not conv._can_fuse()
 
