@@ -2,7 +2,7 @@
 
 The system clears every page of fresh memory on its first touch, which takes as long as a third of a
 convolution. Results of 4 MiB or more therefore use the memory of freed ones of the same size. At
-most 256 MiB are kept (environment variable MONARCH_KERNELS_CPU_KEEP_MB), and the system may take
+most 512 MiB are kept (environment variable MONARCH_KERNELS_CPU_KEEP_MB), and the system may take
 them back at any time. With torch 2.10 nothing is kept. On a GPU torch's own allocator does this.
 """
 

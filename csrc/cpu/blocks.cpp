@@ -20,7 +20,7 @@ int64_t rounded(int64_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kH
 
 int64_t limit_from_environment() {
   const char* text = std::getenv("MONARCH_KERNELS_CPU_KEEP_MB");
-  const long long megabytes = text == nullptr ? 256 : std::atoll(text);
+  const long long megabytes = text == nullptr ? 512 : std::atoll(text);
   return std::clamp<int64_t>(megabytes, 0, int64_t{1} << 20) << 20;
 }
 

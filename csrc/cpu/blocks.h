@@ -16,7 +16,7 @@ void* take_block(int64_t bytes);
 // `bytes` as they were asked for. Any thread may call it, also at the end of the process.
 void give_block(void* data, int64_t bytes) noexcept;
 
-// Most bytes that are kept; 0 keeps none. From MONARCH_KERNELS_CPU_KEEP_MB (256) at first.
+// Most bytes that are kept; 0 keeps none. From MONARCH_KERNELS_CPU_KEEP_MB (512) at first.
 void set_kept_limit(int64_t bytes);
 int64_t kept_limit();
 // Bytes that are kept now.
