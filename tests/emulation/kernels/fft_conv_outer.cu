@@ -3,5 +3,5 @@
 
 #include "../../../csrc/cuda/fft_conv.cu"
 #include "../../../csrc/cuda/fft_conv_backward.cu"
-#include "../../../csrc/cuda/fft_conv_toeplitz.cu"
 #include "../../../csrc/cuda/fft_conv_chain.cu"
+#include "../../../csrc/cuda/fft_conv_toeplitz.cu"
