@@ -225,9 +225,11 @@ MONARCH_INLINE void store_feature(BFloat16* p, Vec v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bfloat16s(v));
 }
 MONARCH_INLINE Vec pair(Vec low, Vec high) {
-  return _mm512_castsi512_ps(
-      _mm512_or_si512(_mm512_cvtepu16_epi32(to_bfloat16s(low)),
-                      _mm512_slli_epi32(_mm512_cvtepu16_epi32(to_bfloat16s(high)), 16)));
+  alignas(64) static constexpr int16_t kOrder[2 * kLanes] = {
+      0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+  return _mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_load_si512(kOrder), halves));
 }
 #endif
 
