@@ -28,6 +28,15 @@ CASES = (
     Case("passes", 2, 3, 70000, reverse_taps=70000, **FULL),
 )
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+# Those that tensor cores take: whole groups of rows and not, causal and not.
+SHORT = (
+    Case("toeplitz_causal", 32, 40, 128, dtype="bfloat16"),
+    Case("toeplitz_gated", 37, 40, 128, reverse_taps=128, dtype="bfloat16", **FULL),
+    Case("toeplitz_256", 17, 7, 256, reverse_taps=256, dtype="bfloat16", **FULL),
+    Case("toeplitz_float16", 17, 7, 256, reverse_taps=256, dtype="float16", **FULL),
+    Case("toeplitz_odd", 5, 3, 99, reverse_taps=99, dtype="float16", layout="sliced", **FULL),
+)
+by_short_case = pytest.mark.parametrize("case", SHORT, ids=lambda case: case.name)
 
 
 def ops():
@@ -45,9 +54,10 @@ def leaves(inputs):
     return {n: t.detach().clone().requires_grad_() for n, t in given.items()}
 
 
-def call(given, case, function=fft_conv):
+def call(given, case, function=fft_conv, precision="exact"):
     options = {n: t for n, t in given.items() if n not in ("u", "k", "dy") and t is not None}
-    return function(given["u"], given["k"], circular=case.circular, backend="native", **options)
+    options |= {"circular": case.circular, "backend": "native", "precision": precision}
+    return function(given["u"], given["k"], **options)
 
 
 def all_results(inputs, case, function=fft_conv):
@@ -78,6 +88,47 @@ def test_gradients_have_the_same_bits_every_time(gpu, case):
     first = all_results(inputs, case)
     for _ in range(5):
         assert_same_bits(first, all_results(inputs, case))
+
+
+@by_short_case
+def test_tensor_cores(gpu, case):
+    """Within the budget, other bits than those of float32 transforms, and the same every time."""
+
+    def moved(u, k, **options):
+        options = {n: t.to(gpu) if torch.is_tensor(t) else t for n, t in options.items()}
+        return fft_conv(u.to(gpu), k.to(gpu), backend="native", **options).cpu()
+
+    check_fft_conv(moved, case, noise=2.0**-17)
+    inputs = on(gpu, case)
+    first = call(inputs, case, precision=None)
+    for _ in range(5):
+        assert torch.equal(call(inputs, case, precision="high"), first)
+
+
+@by_short_case
+def test_a_graph_of_tensor_cores(gpu, case):
+    inputs = on(gpu, case)
+    expected = call(inputs, case, precision="fast")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = call(inputs, case, precision="fast")
+    graph.replay()
+    torch.cuda.synchronize(gpu)
+    assert torch.equal(y, expected)
+
+
+@by_short_case
+def test_a_spectrum_of_a_precision(gpu, case):
+    inputs = on(gpu, case)
+    options = {"skip": inputs["skip"], "length": case.length, "backend": "native"}
+    spectrum = filter_spectrum(inputs["k"], inputs["k_rev"], **options, precision="fast")
+    gates = {name: inputs[name] for name in GATES}
+    expected = call(inputs, case, precision="fast")
+    assert torch.equal(fft_conv(inputs["u"], spectrum, **gates), expected)
+    with pytest.raises(ValueError, match="asked for is 'exact': make it by filter_spectrum"):
+        fft_conv(inputs["u"], spectrum, **gates, precision="exact")
+    with pytest.raises(TypeError, match="u is float32, whose kernels are exact"):
+        fft_conv(inputs["u"].float(), spectrum)
 
 
 LONG = (

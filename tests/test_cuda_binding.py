@@ -34,7 +34,7 @@ if mallopt is not None:
 names = sys.argv[2].split(",")
 chosen = [case for case in CASES if case.name in names]
 for case in chosen:
-    check_fft_conv(native, case)
+    check_fft_conv(native, case, noise=2.0**-17)  # 16 bits and short: tensor cores
 
 u, k = white(2, 3, 300), white(3, 300, seed=1)
 short, taps = white(2, 3, 1000).bfloat16(), white(3, 1000, seed=1)  # on tensor cores
@@ -56,6 +56,22 @@ for other in (data[:0], data[:-1], data[None], data.double(), twice[::2], misali
         assert "spectrum" in str(error), error
     else:
         raise AssertionError("a wrong spectrum was taken")
+short = white(2, 3, 100).bfloat16()
+for precision in ("fast", "high", "exact"):
+    made = filter_spectrum(k[:, :100], length=100, backend="native", precision=precision)
+    y = native(short, k[:, :100], precision=precision)
+    assert torch.equal(native(short, made, precision=precision), y)
+    # The CPU stands in for a GPU here, so that no check but the operator's sees the difference.
+    other = 0 if precision != "exact" else 2
+    nothing = [None] * 3
+    try:
+        torch.ops.monarch_kernels.fft_conv_fwd(
+            short, *nothing, made.data, None, None, False, other
+        )
+    except RuntimeError as error:
+        assert "on this GPU with this precision" in str(error), error
+    else:
+        raise AssertionError("a spectrum of another precision was taken")
 print(len(chosen), spectrum.data.numel())
 """
 SHORT_WORK = """

@@ -23,6 +23,8 @@ KB = 1 << 10
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_every_precision_is_exact_here(implementation, dtype):
     """The same bits, gradients included: the CPU and the reference know one arithmetic."""
+    if implementation.func is not fft_conv:
+        pytest.skip("a GPU knows several")
     case = Case("any", 2, 3, 40, reverse_taps=7, skip=True, pregate=True, dtype=dtype)
     results = [
         evaluate(
