@@ -29,7 +29,7 @@ struct TensorCoreKernels {
 };
 
 // What was compiled.
-inline constexpr TensorCoreKernels kTensorCoreKernels = {{},
+inline constexpr TensorCoreKernels kTensorCoreKernels = {{1, toeplitz_longest(), 0},
                                                          {385, 4096, chain_shared_bytes(4096, 1)},
                                                          {385, 4096, chain_shared_bytes(4096, 2)},
                                                          {4097, 8192, chain_shared_bytes(8192, 1)}};
@@ -64,7 +64,8 @@ constexpr int64_t with_kind(int64_t floats, KernelKind kind) {
 constexpr int64_t cuda_filter_floats(int64_t channels, int64_t length, Precision precision,
                                      int64_t shared_bytes) {
   switch (spectrum_kind(length, precision, shared_bytes)) {
-    case KernelKind::kToeplitz:
+    case KernelKind::kToeplitz:  // a word for each diagonal, and one more (cuda/toeplitz.cuh)
+      return with_kind(2 * channels * toeplitz_size(length), KernelKind::kToeplitz);
     case KernelKind::kChain:
       return with_kind(chain_spectrum_floats(channels, length), KernelKind::kChain);
     case KernelKind::kExact:

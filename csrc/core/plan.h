@@ -109,9 +109,36 @@ using OuterPlans = PlanList<Plan<2>, Plan<4>, Plan<8>, Plan<16>, Plan<32>, Plan<
                             Plan<16, 16>, Plan<32, 16>>;
 using InnerPlans = PlanList<BlockPlan<Plan<16, 24, 16>, 128>, BlockPlan<Plan<16, 32, 16>, 256>>;
 
+// The Toeplitz matrix of a short filter, in tiles of 16 x 16.
+constexpr int kToeplitzTile = 16;
+
+template <int tiles>
+struct ToeplitzPlan {
+  static constexpr int kTiles = tiles, kSize = kToeplitzTile * tiles;
+};
+
+using ToeplitzPlans = PlanList<ToeplitzPlan<8>, ToeplitzPlan<16>>;
+
 template <class Visit, class... Entries>
 constexpr void for_each(PlanList<Entries...>, Visit visit) {
   (visit(Entries{}), ...);
+}
+
+// The smallest Toeplitz matrix for a length; 0 if there is none.
+constexpr int toeplitz_size(int64_t length) {
+  int best = 0;
+  for_each(ToeplitzPlans{}, [&](auto plan) {
+    constexpr int kSize = decltype(plan)::kSize;
+    if (kSize >= length && (best == 0 || kSize < best)) best = kSize;
+  });
+  return best;
+}
+constexpr int toeplitz_longest() {
+  int longest = 0;
+  for_each(ToeplitzPlans{}, [&](auto plan) {
+    if (decltype(plan)::kSize > longest) longest = decltype(plan)::kSize;
+  });
+  return longest;
 }
 
 // The smallest CUDA transform size >= length; 0 when length is out of range.

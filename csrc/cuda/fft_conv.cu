@@ -1,8 +1,8 @@
 // Launchers of fft_conv: spectra and forward.
-#include "core/fft_conv_dispatch.h"
 #include "cuda/fft_conv.h"
 #include "cuda/fft_conv_chain.h"
 #include "cuda/fft_conv_launch.cuh"
+#include "cuda/fft_conv_toeplitz.h"
 #include "cuda/twiddle.cuh"
 
 namespace monarch::cuda {
@@ -16,7 +16,18 @@ int64_t spectrum_floats(int64_t channels, int64_t length, Precision precision,
   return floats;
 }
 
+KernelKind kind_of(const FilterSpectrumParams& p, const DeviceLimits& device) {
+  return spectrum_kind(p.length, p.precision, device.shared_bytes);
+}
+
+void twiddle_table(int64_t length, float* table, const Launch& launch) {
+  const TransformShape choice = choose(length, launch.device);
+  start("twiddle_kernel", {1, 1, length}, launch, twiddle_kernel, quotient(choice.pairs(), 256),
+        256, 0, TableParams{choice, reinterpret_cast<float4*>(table)});
+}
+
 int64_t filter_spectrum_scratch(const FilterSpectrumParams& p, const DeviceLimits& device) {
+  if (kind_of(p, device) == KernelKind::kToeplitz) return 0;
   if (kind_of(p, device) == KernelKind::kChain) return chain::filter_spectrum_scratch(p, device);
   const TransformShape choice = choose(p.length, device);
   if (!choice.is_long()) return 0;
@@ -25,14 +36,16 @@ int64_t filter_spectrum_scratch(const FilterSpectrumParams& p, const DeviceLimit
 }
 
 void filter_spectrum(const FilterSpectrumParams& p, void* scratch, const Launch& launch) {
+  if (kind_of(p, launch.device) == KernelKind::kToeplitz) {
+    return toeplitz::filter_spectrum(p, launch);
+  }
   if (kind_of(p, launch.device) == KernelKind::kChain) {
     return chain::filter_spectrum(p, scratch, launch);
   }
   const TransformShape choice = choose(p.length, launch.device);
   const Spectrum spectrum(p.spectrum, choice);
   const CallShape shape{1, p.channels, p.length};
-  start("twiddle_kernel", shape, launch, twiddle_kernel, quotient(choice.pairs(), 256), 256, 0,
-        TableParams{choice, spectrum.table});
+  twiddle_table(p.length, p.spectrum, launch);
   const FilterInput filter{p.k,      p.k_rev,     p.skip,    p.taps, p.reverse_taps,
                            p.length, choice.size, p.circular};
   const float scale = scale_of(choice);
@@ -63,6 +76,7 @@ void filter_spectrum(const FilterSpectrumParams& p, void* scratch, const Launch&
 // ---- Forward
 
 int64_t fft_conv_fwd_scratch(const FftConvParams& p, const DeviceLimits& device) {
+  if (kind_of(p, device) == KernelKind::kToeplitz) return 0;
   if (kind_of(p, device) == KernelKind::kChain) return 0;
   const TransformShape choice = choose(p.length, device);
   if (!choice.is_long()) return 0;
@@ -88,6 +102,7 @@ void convolve(Plans plans, const TransformShape& choice, const Input& input, con
 }  // namespace
 
 void fft_conv_fwd(const FftConvParams& p, void* scratch, const Launch& launch) {
+  if (kind_of(p, launch.device) == KernelKind::kToeplitz) return toeplitz::fft_conv_fwd(p, launch);
   if (kind_of(p, launch.device) == KernelKind::kChain) {
     return chain::fft_conv_fwd(p, launch);
   }

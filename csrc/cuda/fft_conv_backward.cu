@@ -2,6 +2,7 @@
 #include "cuda/fft_conv.h"
 #include "cuda/fft_conv_chain.h"
 #include "cuda/fft_conv_launch.cuh"
+#include "cuda/fft_conv_toeplitz.h"
 
 namespace monarch::cuda {
 namespace {
@@ -215,12 +216,16 @@ void backward_of_long_rows(const Backward& b, const RealInput<T>& d, const RealI
 
 int64_t fft_conv_bwd_scratch(const FftConvBackwardParams& p, const DeviceLimits& device) {
   if (kind_of(p, device) == KernelKind::kChain) return chain::fft_conv_bwd_scratch(p, device);
+  if (kind_of(p, device) == KernelKind::kToeplitz) return toeplitz::fft_conv_bwd_scratch(p, device);
   return p.batch == 0 ? 0 : plan_backward(p, device).total();
 }
 
 void fft_conv_bwd(const FftConvBackwardParams& p, void* scratch, const Launch& launch) {
   if (kind_of(p, launch.device) == KernelKind::kChain) {
     return chain::fft_conv_bwd(p, scratch, launch);
+  }
+  if (kind_of(p, launch.device) == KernelKind::kToeplitz) {
+    return toeplitz::fft_conv_bwd(p, scratch, launch);
   }
   const Backward b(p, scratch, launch);
   if (p.batch == 0) {  // the filter's gradient is still written: zeros

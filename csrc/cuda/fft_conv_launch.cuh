@@ -63,9 +63,6 @@ template <class Params>
 KernelKind kind_of(const Params& p, const DeviceLimits& device) {
   return kernel_kind(p.length, p.scalar, p.precision, device.shared_bytes);
 }
-inline KernelKind kind_of(const FilterSpectrumParams& p, const DeviceLimits& device) {
-  return spectrum_kind(p.length, p.precision, device.shared_bytes);
-}
 
 // Groups of long rows differ in size: teams that take rows of any unit (Work) would number their
 // partial sums differently from group to group.
@@ -201,6 +198,9 @@ void outer_inverse(const TransformShape& choice, const Output& output, const Lon
           choice.columns() / C::kColumns * count, C::kThreads, C::kSharedBytes, output, rows);
   });
 }
+
+// Writes the table of the transform for a length, with which a spectrum begins.
+void twiddle_table(int64_t length, float* table, const Launch& launch);
 
 inline ComplexRows<false> complex_rows(const TransformShape& choice, float2* data, int64_t rows) {
   return {data, rows, choice.columns(), static_cast<int>(choice.rows())};

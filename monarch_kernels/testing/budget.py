@@ -22,6 +22,7 @@ def assert_close_to_float64(
     *,
     dtype: torch.dtype | None = None,
     part: Callable[[Tensor], Tensor] | None = None,
+    noise: float = 0.0,
     name: str = "result",
 ) -> Margin:
     """Assert that `actual` is as near to `exact` as torch.fft's float32 arithmetic lets expect.
@@ -45,6 +46,8 @@ def assert_close_to_float64(
         part: cuts what `actual` is from `exact` and torch's: the errors of a few numbers are best
             judged by those of all the numbers they were computed with. The last dimension of the
             whole is the row, the first of the part counts rows.
+        noise: what arithmetic of less than float32 may add to a result of 16 bits, relative to
+            the root mean square of a row; to an element, 32 times that.
         name: for the message.
 
     Raises:
@@ -53,7 +56,7 @@ def assert_close_to_float64(
     peers = [torch_float32] if isinstance(torch_float32, Tensor) else list(torch_float32)
     assert exact.dtype == torch.float64, f"exact must be float64, got {exact.dtype}"
     assert dtype in (None, actual.dtype), f"{name} has dtype {actual.dtype}, expected {dtype}"
-    noise = torch.stack([(p.double() - exact).abs() for p in peers])
+    peer_noise = torch.stack([(p.double() - exact).abs() for p in peers])
     scale = rms = exact.square().mean(-1, keepdim=True).sqrt().expand_as(exact)
     if part is not None:
         scale, exact = part(scale), part(exact)
@@ -68,10 +71,12 @@ def assert_close_to_float64(
         rounding = torch.finfo(actual.dtype).eps / 2 * exact.abs()
 
     # As many of the whole's errors as the part has numbers; of a whole, all.
-    largest = noise.flatten(1).topk(exact.numel()).values
+    noise = noise if short else 0.0
+    largest = peer_noise.flatten(1).topk(exact.numel()).values
     allowed = 2 * largest.norm(dim=1).max() + (1.05 if short else 1.0) * rounding.norm()
+    allowed = allowed + noise * scale.norm()
     l2 = _fraction(error.norm(), allowed)
-    spread = torch.where(rms > 0, noise.amax(0) / rms, 0.0).max()
+    spread = torch.where(rms > 0, peer_noise.amax(0) / rms, 0.0).max() + 8 * noise
     bound = rounding + (4 if short else 2) * spread * scale
     fractions = torch.where(error == 0, 0.0, error / bound)
     worst = int(fractions.argmax())

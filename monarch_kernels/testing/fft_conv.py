@@ -263,11 +263,13 @@ def check_fft_conv(
     *,
     gradients: bool = True,
     own_period: bool = False,
+    noise: float = 0.0,
 ) -> dict[str, Margin]:
     """Assert that `function` computes `fft_conv` for a case, and by default all its gradients.
 
     `own_period` also allows the error of torch.fft with a period of exactly 2 L (L if circular),
     which is the reference backend's, and up to three times larger where L has a large prime factor.
+    `noise` as in assert_close_to_float64.
 
     Returns:
         What of the budget each result used.
@@ -284,6 +286,7 @@ def check_fft_conv(
         whole = "filters" if is_filter else name
         part = functools.partial(_window, name, case=case) if is_filter else None
         margins[name] = assert_close_to_float64(
-            actual, exact[whole], [p[whole] for p in peers], part=part, name=f"{case.id}: {name}"
+            *(actual, exact[whole], [p[whole] for p in peers]),
+            **{"part": part, "noise": noise, "name": f"{case.id}: {name}"},
         )
     return margins

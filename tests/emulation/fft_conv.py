@@ -12,6 +12,7 @@ from tests.emulation.emulator import Emulator
 SOURCES = (
     "csrc/cuda/fft_conv.cu",
     "csrc/cuda/fft_conv_backward.cu",
+    "csrc/cuda/fft_conv_toeplitz.cu",
     "csrc/cuda/fft_conv_chain.cu",
     "tests/emulation/kernels/fft_conv_launch.cpp",
 )

@@ -44,6 +44,7 @@ class KernelCode:
     loop: tuple[int, int] = (0, 0)  # numbers of its first and last instruction
     branches: list[Branch] = field(default_factory=list)
     loads: list[int] = field(default_factory=list)  # numbers of the loads of global memory
+    products: list[int] = field(default_factory=list)  # and of the tensor-core products
 
     @property
     def instructions(self) -> int:
@@ -62,8 +63,10 @@ class KernelCode:
         """Loads and stores of local memory: spilled registers, or arrays with a run-time index."""
         return self.opcodes["LDL"] + self.opcodes["STL"]
 
-    def shortest_turn(self, loads: int = 0) -> int:
+    def shortest_turn(self, loads: int = 0, products: int = 0) -> int:
         """Instructions on the shortest way through the loop with at least `loads` global loads.
+
+        And with at least so many tensor-core products.
 
         Blocks that are optional, such as what a gate costs, are left out, except where the loads
         are found only in them.
@@ -72,26 +75,33 @@ class KernelCode:
         jumps = {b.at + 1: b for b in self.branches}
         nodes = {first, self.instructions, *jumps, *(b.target for b in self.branches)}
         after = dict(itertools.pairwise(sorted(nodes)))
-        heap, seen = [(0, first, 0)], set()  # instructions, where, loads so far
+        heap, seen = [(0, first, 0, 0)], set()  # instructions, where, loads and products so far
         while heap:
-            done, here, passed = heapq.heappop(heap)
-            if (here, passed) in seen or here not in after:
+            done, here, *passed = heapq.heappop(heap)
+            if (here, *passed) in seen or here not in after:
                 continue
-            seen.add((here, passed))
+            seen.add((here, *passed))
             end = after[here]
             branch = jumps.get(end)
-            new = bisect.bisect_left(self.loads, end) - bisect.bisect_left(self.loads, here)
-            count, done = min(loads, passed + new), done + end - here
+            found = [
+                min(wanted, count + bisect.bisect_left(at, end) - bisect.bisect_left(at, here))
+                for wanted, count, at in zip(
+                    (loads, products), passed, (self.loads, self.products), strict=True
+                )
+            ]
+            done += end - here
             closes = branch is not None and branch.target == first
-            if (closes or end == last + 1) and count == loads:
+            if (closes or end == last + 1) and found == [loads, products]:
                 return done
             # Not backwards, so that an inner loop is gone through once; but blocks that lie behind
             # the loop come back into it.
             if branch and not closes and (branch.at < branch.target or last < branch.at):
-                heapq.heappush(heap, (done, branch.target, count))
+                heapq.heappush(heap, (done, branch.target, *found))
             if not branch or branch.conditional:
-                heapq.heappush(heap, (done, end, count))
-        raise ValueError(f"{self.name}: no way through the loop has {loads} global loads")
+                heapq.heappush(heap, (done, end, *found))
+        raise ValueError(
+            f"{self.name}: no way through the loop has {loads} global loads and {products} products"
+        )
 
 
 @dataclass(frozen=True)
@@ -221,5 +231,7 @@ def _kernel(name: str, arch: str, opcodes: list[str], labels, branches) -> Kerne
         first = min(target for target, at in backward if at - target > longest / 2)
         last = max(at for target, at in backward if target == first)
     loop = Counter(opcodes[first : last + 1])
-    loads = [at for at, opcode in enumerate(opcodes) if opcode == "LDG"]
-    return KernelCode(name, arch, Counter(opcodes), loop, (first, last), jumps, loads)
+    loads, products = (
+        [at for at, opcode in enumerate(opcodes) if opcode == kind] for kind in ("LDG", "HMMA")
+    )
+    return KernelCode(name, arch, Counter(opcodes), loop, (first, last), jumps, loads, products)

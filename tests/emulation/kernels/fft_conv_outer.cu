@@ -15,3 +15,4 @@ using ShortInnerPlans = PlanList<BlockPlan<Plan<16, 8>, 64>>;
 #include "../../../csrc/cuda/fft_conv.cu"
 #include "../../../csrc/cuda/fft_conv_backward.cu"
 #include "../../../csrc/cuda/fft_conv_chain.cu"
+#include "../../../csrc/cuda/fft_conv_toeplitz.cu"
