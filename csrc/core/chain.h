@@ -1,4 +1,4 @@
-// The plans of fft_conv on tensor cores (docs/math.md, section 9), and what their kernels keep in
+// The plans of fft_conv on tensor cores (docs/math.md, section 10), and what their kernels keep in
 // memory: tables, spectra, shared memory.
 #pragma once
 #include <cstdint>
@@ -8,7 +8,7 @@
 namespace monarch {
 
 // Chains of tensor-core products, for 16-bit activations: an outer DFT (1: none) and, on each of
-// its blocks, a pair of DFTs of one radix (docs/math.md, section 9).
+// its blocks, a pair of DFTs of one radix (docs/math.md, section 10).
 template <int outer, int radix, int threads>
 struct ChainPlan {
   static constexpr int kOuter = outer, kRadix = radix, kThreads = threads;

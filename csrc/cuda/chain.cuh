@@ -1,6 +1,6 @@
 // Matrices in registers, and the part of a convolution that never leaves them: on a block of R x R
 // points, twiddle, DFT, product with the spectrum, inverse DFT, twiddle. What a product leaves is
-// the operand of the next one (docs/math.md, section 9). Matrices have up to two parts of 16 bits,
+// the operand of the next one (docs/math.md, section 10). Matrices have up to two parts of 16 bits,
 // a number and what is left of it; products of two second parts are left out.
 #pragma once
 #include "core/chain.h"

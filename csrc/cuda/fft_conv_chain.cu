@@ -209,9 +209,7 @@ void fft_conv_bwd(const FftConvBackwardParams& p, void* scratch, const Launch& l
   }
   if (!needs_filter(p)) return;
   auto* twiddles = static_cast<float*>(scratch);
-  FilterSpectrumParams none;
-  none.length = p.length, none.spectrum = twiddles;
-  cuda::filter_spectrum(none, nullptr, launch);
+  twiddle_table(p.length, twiddles, launch);
   cuda::fft_conv_bwd(filter_only(p, twiddles),
                      static_cast<unsigned char*>(scratch) + twiddle_bytes(p.length, launch.device),
                      launch);

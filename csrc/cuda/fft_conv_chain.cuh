@@ -1,4 +1,4 @@
-// The tensor-core kernels of fft_conv for 16-bit activations (docs/math.md, section 9): of rows of
+// The tensor-core kernels of fft_conv for 16-bit activations (docs/math.md, section 10): of rows of
 // one block of points, which a warp convolves without shared memory, and of several, which a thread
 // block does with two exchanges.
 #pragma once

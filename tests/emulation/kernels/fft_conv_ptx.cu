@@ -1,9 +1,10 @@
 // fft_conv with a handful of plans, so that it compiles in seconds; for test_fft_conv_ptx.py. nvcc
 // makes PTX of the kernels. From g++ come the launchers, and the kernels to compare with.
 // ONE_PLAN: one plan and one dtype. ONE_OF_EACH: one plan for short rows and one for long ones.
-#include "core/plan.h"
+#include "core/chain.h"
 
 namespace monarch {
+using NoChainPlans = PlanList<>;
 #if defined(ONE_PLAN)
 using FewBlockPlans = PlanList<BlockPlan<Plan<24, 16>, 16>>;
 using FewInnerPlans = PlanList<>;
@@ -25,6 +26,7 @@ using FewOuterPlans = PlanList<Plan<4>, Plan<8, 8>>;
 #define BlockPlans FewBlockPlans
 #define InnerPlans FewInnerPlans
 #define OuterPlans FewOuterPlans
+#define ChainPlans NoChainPlans
 
 #include "ptx_runner.h"
 
@@ -42,4 +44,5 @@ void with_float16(Scalar, Use use) {
 
 #include "cuda/fft_conv.cu"
 #include "cuda/fft_conv_backward.cu"
+#include "cuda/fft_conv_chain.cu"
 #include "cuda/fft_conv_toeplitz.cu"
