@@ -25,15 +25,15 @@ BAR = {"float32": 1.0, "bfloat16": 1.05, "float16": 1.05}
 OUTLIERS = 30.0
 
 
-def white_pair(channels: int, length: int, seed: int) -> tuple[Tensor, Tensor]:
+def white_pair(channels: int, length: int, seed: int, batch: int = 1) -> tuple[Tensor, Tensor]:
     """White inputs, white filters of unit norm."""
     k = white(channels, length, seed=seed + 1)
-    return white(1, channels, length, seed=seed), torch.nn.functional.normalize(k, dim=-1)
+    return white(batch, channels, length, seed=seed), torch.nn.functional.normalize(k, dim=-1)
 
 
-def model_pair(channels: int, length: int, seed: int) -> tuple[Tensor, Tensor]:
+def model_pair(channels: int, length: int, seed: int, batch: int = 1) -> tuple[Tensor, Tensor]:
     """LayerNorm-like inputs with outliers, Hyena-like filters."""
-    u = layer_norm_like(1, channels, length, outliers=OUTLIERS, seed=seed)
+    u = layer_norm_like(batch, channels, length, outliers=OUTLIERS, seed=seed)
     return u, hyena_filter(channels, length, seed=seed + 1)
 
 

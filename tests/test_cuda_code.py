@@ -39,8 +39,10 @@ class Budget:
 
 # The first that fits a kernel holds for it. Registers are what the launch bounds leave: blocks of
 # 512 threads have 128, other large ones 168; a radix of 32 in a kernel that is bound by memory, and
-# a backward of small blocks, may have all. Instructions: 1.15 times those counted for a textbook
-# transform of 16 * 16 * 16 points in float32 (93.4 and with gates 97.7; bfloat16 101.9 with gates).
+# a backward of small blocks, may have all. So may a radix of 24 or 32 in numbers of two parts
+# (wide.cuh), in blocks of at most 256 threads. Instructions: 1.15 times those of a textbook
+# transform of 16 * 16 * 16 points in float32 (93.4, with gates 97.7; bfloat16 101.9 with gates). A
+# filter's spectrum is made once a channel.
 _PLAN_4096 = r"fft_conv_kernel<.*Plan<16, 16, 16>, 256, 0>.*RealInput<"
 _ALL_REGISTERS = 255
 # Chains of tensor-core products: 1.15 times the instructions of prototypes. Two blocks of 256
@@ -62,10 +64,13 @@ BUDGETS: tuple[Budget, ...] = (
     Budget(_CHAIN + ".*Float16, [12]>", _ALL_REGISTERS, opcode="HMMA"),
     Budget(_PLAN_4096 + "float>", 128, 16, 1.15 * 93.4, 1.15 * 97.7),
     Budget(_PLAN_4096, 128, 16, 1.15 * 97.7, 1.15 * 101.9),
+    Budget(r"filter_spectrum_kernel<.*Plan<16, 16, 16>", 168, 16, 270),
+    Budget(r"filter_\w+_kernel<.*Plan<[^>]*\b(24|32)\b", _ALL_REGISTERS),
+    Budget(r"outer_\w+_kernel<.*ColumnShape<.*, true>", _ALL_REGISTERS),
     Budget(r"outer_\w+_kernel<.*Plan<32", _ALL_REGISTERS),
     Budget(r"outer_\w+_kernel<.*Plan<\d+>", 168),
     Budget(r"outer_\w+_kernel<", 128),
-    Budget(r"(fft_conv|gradient|spectrum)_kernel<.*Plan<.*>, 512, 0>", 128),
+    Budget(r"fft_conv_kernel<.*Plan<.*>, 512, 0>", 128),
     Budget(r"fft_conv_backward_kernel<.*Plan<.*>, 512, 0>", 128),
     Budget(r"fft_conv_backward_kernel<.*Plan<\d+, (8|16|32)>, ", _ALL_REGISTERS),
     Budget(r"fft_conv_backward_kernel<", 204),

@@ -76,8 +76,8 @@ constexpr Phase twiddle_phase(int radix, int index, int64_t numerator, int64_t d
 // ---- The table of one plan, in pairs of complex numbers
 // forward(stage >= 1): for each block of the stage. inverse(stage < last): for each position below
 // the stage. Both as (cosine, tangent). untwist: e^(2 pi i n / 4S) as (cosine, sine), in the order
-// in which the last inverse stage has its results. Within each, pair by pair: neighbouring threads
-// read neighbouring pairs.
+// in which the last inverse stage has its results. low: what the rounding of each (cosine, tangent)
+// left of (cosine, sine). Within each, pair by pair: neighbouring threads read neighbouring pairs.
 
 struct PlanShape {
   static constexpr int kMost = 3;
@@ -115,7 +115,8 @@ struct PlanShape {
     return offset;
   }
   constexpr int untwist_offset() const { return inverse_offset(stages > 0 ? stages - 1 : 0); }
-  constexpr int pairs() const { return untwist_offset() + size() / 2; }
+  constexpr int low_offset() const { return untwist_offset() + size() / 2; }
+  constexpr int pairs() const { return low_offset() + untwist_offset(); }
 
   // The frequency, without the quarter, of a block of `stage`: the first digit counts least.
   constexpr int64_t frequency(int stage, int block) const {
@@ -130,6 +131,7 @@ struct PlanShape {
 
   // The phase of number `half` (0 or 1) of a pair. An unused half repeats the first twiddle.
   constexpr Phase phase(int pair, int half) const {
+    if (pair >= low_offset()) pair -= low_offset();
     for (int i = 1; i < kMost; ++i) {
       const int blocks = above(i), local = pair - forward_offset(i);
       if (i < stages && local >= 0 && local < twiddle_pairs(radix[i]) * blocks) {

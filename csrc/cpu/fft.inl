@@ -10,17 +10,26 @@
 namespace monarch::cpu {
 namespace {
 
-struct Complex {
-  Vec re, im;
+template <class Real>
+struct ComplexOf {
+  typename VectorOf<Real>::type re, im;
 };
+using Complex = ComplexOf<float>;
 
-MONARCH_INLINE Complex operator+(Complex a, Complex b) { return {a.re + b.re, a.im + b.im}; }
-MONARCH_INLINE Complex operator-(Complex a, Complex b) { return {a.re - b.re, a.im - b.im}; }
+template <class Real>
+MONARCH_INLINE ComplexOf<Real> operator+(ComplexOf<Real> a, ComplexOf<Real> b) {
+  return {a.re + b.re, a.im + b.im};
+}
+template <class Real>
+MONARCH_INLINE ComplexOf<Real> operator-(ComplexOf<Real> a, ComplexOf<Real> b) {
+  return {a.re - b.re, a.im - b.im};
+}
 MONARCH_INLINE Complex held(Complex x) {
   hold(x.re);
   hold(x.im);
   return x;
 }
+MONARCH_INLINE ComplexOf<double> held(ComplexOf<double> x) { return x; }
 MONARCH_INLINE Complex load_complex(const float* p) { return held({load(p), load(p + kLanes)}); }
 MONARCH_INLINE void store_complex(float* p, Complex x) {
   store(p, x.re);
@@ -28,74 +37,74 @@ MONARCH_INLINE void store_complex(float* p, Complex x) {
 }
 
 // x * w (forward) or x * conj(w) (inverse); w is a scalar or a vector.
-template <bool kInverse, class W>
-MONARCH_INLINE Complex rotate(Complex x, W re, W im) {
-  if constexpr (kInverse) return held({x.re * re + x.im * im, x.im * re - x.re * im});
-  return held({x.re * re - x.im * im, x.re * im + x.im * re});
+template <bool kInverse, class Real, class W>
+MONARCH_INLINE ComplexOf<Real> rotate(ComplexOf<Real> x, W re, W im) {
+  using C = ComplexOf<Real>;
+  if constexpr (kInverse) return held(C{x.re * re + x.im * im, x.im * re - x.re * im});
+  return held(C{x.re * re - x.im * im, x.re * im + x.im * re});
 }
 // a + ib (forward) or a - ib (inverse), and the other sign.
-template <bool kInverse>
-MONARCH_INLINE Complex add_i(Complex a, Complex b) {
+template <bool kInverse, class Real>
+MONARCH_INLINE ComplexOf<Real> add_i(ComplexOf<Real> a, ComplexOf<Real> b) {
   if constexpr (kInverse) return {a.re + b.im, a.im - b.re};
   return {a.re - b.im, a.im + b.re};
 }
-template <bool kInverse>
-MONARCH_INLINE Complex sub_i(Complex a, Complex b) {
+template <bool kInverse, class Real>
+MONARCH_INLINE ComplexOf<Real> sub_i(ComplexOf<Real> a, ComplexOf<Real> b) {
   return add_i<!kInverse>(a, b);
 }
 
 // ---- DFT of size R in registers, natural order, positive exponent forward
 
-template <bool kInverse>
-MONARCH_INLINE void dft4(Complex& a, Complex& b, Complex& c, Complex& d) {
+template <bool kInverse, class C>
+MONARCH_INLINE void dft4(C& a, C& b, C& c, C& d) {
   // held: gcc would compute d - b as well, instead of one more subtraction below.
-  const Complex s = a + c, t = a - c, u = b + d, v = held(b - d);
+  const C s = a + c, t = a - c, u = b + d, v = held(b - d);
   a = s + u;
   c = s - u;
   b = add_i<kInverse>(t, v);
   d = sub_i<kInverse>(t, v);
 }
 
-template <int R, bool kInverse>
-MONARCH_INLINE void dft(Complex* x) {
+template <int R, bool kInverse, class Real>
+MONARCH_INLINE void dft(ComplexOf<Real>* x) {
+  using C = ComplexOf<Real>;
   static_assert(R == 1 || R == 2 || R == 3 || R == 4 || R == 5 || R == 8);
   if constexpr (R == 2) {
-    const Complex a = x[0];
+    const C a = x[0];
     x[0] = a + x[1];
     x[1] = a - x[1];
   } else if constexpr (R == 3) {
-    constexpr float kHalfRoot3 = 0.86602540378443864676f;
-    const Complex t = x[1] + x[2], d = x[1] - x[2];
-    const Complex m = {x[0].re - 0.5f * t.re, x[0].im - 0.5f * t.im};
-    const Complex s = {kHalfRoot3 * d.re, kHalfRoot3 * d.im};
+    constexpr Real kHalfRoot3 = 0.86602540378443864676;
+    const C t = x[1] + x[2], d = x[1] - x[2];
+    const C m = {x[0].re - 0.5f * t.re, x[0].im - 0.5f * t.im};
+    const C s = {kHalfRoot3 * d.re, kHalfRoot3 * d.im};
     x[0] = x[0] + t;
     x[1] = add_i<kInverse>(m, s);
     x[2] = sub_i<kInverse>(m, s);
   } else if constexpr (R == 4) {
     dft4<kInverse>(x[0], x[1], x[2], x[3]);
   } else if constexpr (R == 5) {
-    constexpr float kCos1 = 0.30901699437494742410f, kSin1 = 0.95105651629515357212f;
-    constexpr float kCos2 = -0.80901699437494742410f, kSin2 = 0.58778525229247312917f;
-    const Complex s1 = x[1] + x[4], d1 = x[1] - x[4], s2 = x[2] + x[3], d2 = x[2] - x[3];
-    const Complex m1 = {x[0].re + kCos1 * s1.re + kCos2 * s2.re,
-                        x[0].im + kCos1 * s1.im + kCos2 * s2.im};
-    const Complex m2 = {x[0].re + kCos2 * s1.re + kCos1 * s2.re,
-                        x[0].im + kCos2 * s1.im + kCos1 * s2.im};
-    const Complex n1 = {kSin1 * d1.re + kSin2 * d2.re, kSin1 * d1.im + kSin2 * d2.im};
-    const Complex n2 = {kSin2 * d1.re - kSin1 * d2.re, kSin2 * d1.im - kSin1 * d2.im};
+    constexpr Real kCos1 = 0.30901699437494742410, kSin1 = 0.95105651629515357212;
+    constexpr Real kCos2 = -0.80901699437494742410, kSin2 = 0.58778525229247312917;
+    const C s1 = x[1] + x[4], d1 = x[1] - x[4], s2 = x[2] + x[3], d2 = x[2] - x[3];
+    const C m1 = {x[0].re + kCos1 * s1.re + kCos2 * s2.re, x[0].im + kCos1 * s1.im + kCos2 * s2.im};
+    const C m2 = {x[0].re + kCos2 * s1.re + kCos1 * s2.re, x[0].im + kCos2 * s1.im + kCos1 * s2.im};
+    const C n1 = {kSin1 * d1.re + kSin2 * d2.re, kSin1 * d1.im + kSin2 * d2.im};
+    const C n2 = {kSin2 * d1.re - kSin1 * d2.re, kSin2 * d1.im - kSin1 * d2.im};
     x[0] = x[0] + s1 + s2;
     x[1] = add_i<kInverse>(m1, n1);
     x[4] = sub_i<kInverse>(m1, n1);
     x[2] = add_i<kInverse>(m2, n2);
     x[3] = sub_i<kInverse>(m2, n2);
   } else if constexpr (R == 8) {
-    constexpr float kHalfRoot2 = 0.70710678118654752440f;
-    Complex e0 = x[0], e1 = x[2], e2 = x[4], e3 = x[6];
-    Complex o0 = x[1], o1 = x[3], o2 = x[5], o3 = x[7];
+    constexpr Real kHalfRoot2 = 0.70710678118654752440;
+    C e0 = x[0], e1 = x[2], e2 = x[4], e3 = x[6];
+    C o0 = x[1], o1 = x[3], o2 = x[5], o3 = x[7];
     dft4<kInverse>(e0, e1, e2, e3);
     dft4<kInverse>(o0, o1, o2, o3);
     // o1 e^(i pi/4) = p / sqrt 2, p = o1 (1 + i); o3 e^(3i pi/4) = -q / sqrt 2, q = o3 (1 - i).
-    const Complex p = held(add_i<kInverse>(o1, o1)), q = held(sub_i<kInverse>(o3, o3));
+    const C p = held(add_i<kInverse>(o1, o1)), q = held(sub_i<kInverse>(o3, o3));
     x[0] = e0 + o0;
     x[4] = e0 - o0;
     x[2] = add_i<kInverse>(e2, o2);

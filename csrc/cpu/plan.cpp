@@ -29,11 +29,12 @@ class TableBuilder {
   }
 
   std::vector<float> scalars, vectors;
+  std::vector<double> double_scalars;
 
  private:
-  static std::pair<float, float> root_of_unity(double theta) {
+  static std::pair<double, double> root_of_unity(double theta) {
     const double angle = 2 * M_PI * (theta - std::floor(theta));
-    return {static_cast<float>(std::cos(angle)), static_cast<float>(std::sin(angle))};
+    return {std::cos(angle), std::sin(angle)};
   }
 
   // 16 columns as 4 x 4. In a row, whose lanes hold consecutive samples, these are transformed too:
@@ -52,8 +53,10 @@ class TableBuilder {
   void put_scalars(int radix, double theta) {
     for (int j = 1; j < radix; ++j) {
       const auto [re, im] = root_of_unity(theta * j / radix);
-      scalars.push_back(re);
-      scalars.push_back(im);
+      for (const double part : {re, im}) {
+        scalars.push_back(static_cast<float>(part));
+        if (plan_.interleaved) double_scalars.push_back(part);
+      }
     }
   }
 
@@ -75,8 +78,8 @@ class TableBuilder {
     vectors.resize(at + 2 * plan_.lanes);
     for (int lane = 0; lane < plan_.lanes; ++lane) {
       const auto [re, im] = root_of_unity((first[lane] + k) * power / radix);
-      vectors[at + lane] = re;
-      vectors[at + plan_.lanes + lane] = im;
+      vectors[at + lane] = static_cast<float>(re);
+      vectors[at + plan_.lanes + lane] = static_cast<float>(im);
     }
   }
 
@@ -90,6 +93,7 @@ struct Free {
 struct Entry {
   Plan plan;
   std::vector<float> scalars;
+  std::vector<double> double_scalars;
   std::unique_ptr<float, Free> vectors;
 };
 
@@ -105,6 +109,8 @@ std::unique_ptr<Entry> build(int64_t size, int lanes) {
   tables.walk(0, 0.25);  // modulo x^S - i
   entry->scalars = std::move(tables.scalars);
   plan.scalars = entry->scalars.data();
+  entry->double_scalars = std::move(tables.double_scalars);
+  plan.double_scalars = entry->double_scalars.data();
   const size_t bytes = (tables.vectors.size() * sizeof(float) + 63) / 64 * 64;
   entry->vectors.reset(static_cast<float*>(std::aligned_alloc(64, bytes + 64)));
   if (!entry->vectors) throw std::bad_alloc();

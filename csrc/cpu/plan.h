@@ -13,8 +13,9 @@ struct Plan {
   int64_t columns = 0;       // vectors in a row: S (interleaved) or S / lanes
   Radices passes;            // columns = 16 * product
   // Both streams are in the order in which a depth-first walk needs them, see docs/math.md.
-  const float* scalars = nullptr;  // (re, im) per pass and leaf
-  const float* vectors = nullptr;  // (lanes re, lanes im) per leaf; 64-byte aligned
+  const float* scalars = nullptr;          // (re, im) per pass and leaf
+  const double* double_scalars = nullptr;  // scalars before rounding, if interleaved
+  const float* vectors = nullptr;          // (lanes re, lanes im) per leaf; 64-byte aligned
 };
 
 // Built once per (size, lanes), kept for the life of the process, safe to call from any thread.

@@ -28,6 +28,25 @@ constexpr int kLanes = 4;
 
 typedef float Vec __attribute__((vector_size(kLanes * 4), may_alias));
 typedef float UnalignedVec __attribute__((vector_size(kLanes * 4), may_alias, aligned(4)));
+typedef double DoubleVec __attribute__((vector_size(kLanes * 8), may_alias));
+
+template <class Real>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  using type = Vec;
+};
+template <>
+struct VectorOf<double> {
+  using type = DoubleVec;
+};
+
+// Whether a * b + c is rounded once.
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+constexpr bool kFused = true;
+#else
+constexpr bool kFused = false;
+#endif
 
 MONARCH_INLINE Vec splat(float x) { return x - Vec{}; }  // x - (+0) is x for every x, NaN included
 // Makes the compiler hold v in a register here. Without it gcc reads operands from memory twice,

@@ -5,16 +5,22 @@
 
 namespace monarch::cuda {
 
-template <class P>
+// Filters and their gradients are transformed once a channel, by wide.cuh; 32 points of it are more
+// than a thread has registers for.
+template <class P, class Rows>
+constexpr bool kIsWide = P::radix(0) < 32 && (std::is_same_v<Rows, FilterInput> ||
+                                              std::is_same_v<Rows, ComplexRows<true>>);
+
+template <class P, bool kWide = false>
 struct ColumnShape {
   static constexpr bool kOneStage = P::kStages == 1;
   // Enough columns for whole sectors, few enough for the shared memory of every GPU.
   static constexpr int kColumns = kOneStage ? 128 : P::kSize > 256 ? 16 : 32;
   static constexpr int kThreads = kOneStage ? 128 : 256;
   // Large radices need more than 128 registers; their many loads hide latency by themselves.
-  static constexpr int kRegisters = P::radix(0) == 32 ? 255 : kOneStage ? 168 : 128;
+  static constexpr int kRegisters = kWide || P::radix(0) == 32 ? 255 : kOneStage ? 168 : 128;
   static constexpr int kBlocks = 65536 / (kRegisters * kThreads);
-  using Transform = RowTransform<P, kThreads, kColumns>;
+  using Transform = RowTransform<P, kThreads, kColumns, kWide>;
   static constexpr int kSharedBytes =
       kOneStage ? 0 : Transform::Shape::kPoints * static_cast<int>(sizeof(float2));
 };
@@ -49,10 +55,9 @@ MONARCH_DEVICE float2 outer_twiddle(const LongRows& p, int multiplier, int v) {
 }
 
 // scratch = outer transform of the input's columns, twiddled. Grid: tiles of columns * rows.
-template <class P, class Input>
-__global__ void __launch_bounds__(ColumnShape<P>::kThreads, ColumnShape<P>::kBlocks)
+template <class P, class Input, class Shape = ColumnShape<P, kIsWide<P, Input>>>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     outer_forward_kernel(Input input, LongRows p) {
-  using Shape = ColumnShape<P>;
   MONARCH_DYNAMIC_SHARED(shared);
   const auto tiles = static_cast<uint32_t>(p.columns / Shape::kColumns);
   const uint32_t r = blockIdx.x / tiles;
@@ -83,10 +88,9 @@ __global__ void __launch_bounds__(ColumnShape<P>::kThreads, ColumnShape<P>::kBlo
 }
 
 // The way back. Grid: tiles of columns * rows.
-template <class P, class Output>
-__global__ void __launch_bounds__(ColumnShape<P>::kThreads, ColumnShape<P>::kBlocks)
+template <class P, class Output, class Shape = ColumnShape<P, kIsWide<P, Output>>>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     outer_inverse_kernel(Output output, LongRows p) {
-  using Shape = ColumnShape<P>;
   constexpr int kLast = P::kStages - 1, kRadix = P::radix(kLast);
   MONARCH_DYNAMIC_SHARED(shared);
   const auto tiles = static_cast<uint32_t>(p.columns / Shape::kColumns);

