@@ -31,7 +31,7 @@ Tensor fwd(const Tensor& x, const Tensor& w, const MaybeTensor& bias, bool chann
   // Of one feature, or one row, the stride means nothing.
   p.x_feature_stride = p.in_features == 1 ? 1 : in.stride(2);
   p.w = weights.blocks();
-  p.bias = vector_data(bias, p.out_features, kName, "bias");
+  p.bias = vector_data(bias, p.out_features, x, kName, "bias");
   p.channels_first = channels_first;
   Tensor y = channels_first ? x.new_empty({p.batch, p.out_features, p.rows})
                             : x.new_empty({p.batch, p.rows, p.out_features});
