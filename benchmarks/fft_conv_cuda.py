@@ -26,7 +26,7 @@ from torch import Tensor
 import monarch_kernels as mk
 from benchmarks import gpu_timing, harness
 from benchmarks.peers import PEERS, NotHere, Problem
-from monarch_kernels import backends, reference
+from monarch_kernels import backends, contract, reference
 
 H200_COPY = 4.3e12  # bytes a second, read and written
 
@@ -133,7 +133,9 @@ def torch_fft(problem: Problem) -> Contender:
 
 
 def native_spectrum(problem: Problem) -> Contender:
-    spectrum = mk.filter_spectrum(problem.k, length=problem.u.shape[-1], backend="native")
+    precision = contract.precision_for(None, problem.u.dtype)
+    options = {"length": problem.u.shape[-1], "backend": "native", "precision": precision}
+    spectrum = mk.filter_spectrum(problem.k, **options)
     return lambda p: mk.fft_conv(p.u, spectrum, pregate=p.pregate, postgate=p.postgate)
 
 

@@ -1,12 +1,13 @@
 """Accuracy of the CUDA kernels of `fft_conv`, run in the emulator: it needs g++, but no GPU.
 
 Run as `python -m benchmarks.numerics_cuda [length ...]`; prints the tables of docs/numerics.md:
-relative L2 errors of the result and of the gradients, over those of torch.fft.
+relative L2 errors of the result and of the gradients, over those of torch.fft. With `--chain` and
+`--short` those of 16-bit inputs by precision, over that of rounding.
 """
 
 import argparse
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -124,15 +125,96 @@ def chain_table(emulator: Emulator) -> None:
             print(f"| {name} | {length} | {ratios} |", flush=True)
 
 
+# ---- 16-bit inputs: errors divided by that of rounding the exact result
+
+
+def envelope(length: int) -> Tensor:
+    """From e^-8 to e^8 along a row."""
+    return torch.exp(torch.linspace(-8.0, 8.0, length))
+
+
+def outlier(x: Tensor) -> Tensor:
+    """One sample of each row a thousand times larger."""
+    x = x.clone()
+    x[..., x.shape[-1] // 3] = 1000.0
+    return x
+
+
+SIGNALS: dict[str, Callable[[int, int, int], Tensor]] = {
+    "white": white,
+    "LayerNorm": lambda b, h, n: layer_norm_like(b, h, n, outliers=30.0),
+    "white + 10": lambda b, h, n: white(b, h, n) + 10.0,
+    "one sample of 1000": lambda b, h, n: outlier(white(b, h, n)),
+    "e^-8 .. e^8": lambda b, h, n: white(b, h, n) * envelope(n),
+    "white * 1e-8": lambda b, h, n: white(b, h, n) * 1e-8,
+}
+FILTERS = {"white": lambda h, n: white(h, n, seed=7) / n**0.5, "Hyena": hyena_filter}
+
+
+def rounding_ratio(
+    op: EmulatedFftConv, u: Tensor, k: Tensor, gate: Tensor | None, backward: bool = False
+) -> float:
+    """The error of y, or of the gradient of u for the gradient u of y, over that of rounding."""
+    if backward:
+        x = torch.zeros_like(u, requires_grad=True)
+        (found,) = torch.autograd.grad(op(x, k, pregate=gate, postgate=gate), x, u)
+    else:
+        found = op(u, k, pregate=gate, postgate=gate)
+    u, k = u.double(), k.double()
+    gate = gate if gate is None else gate.double()
+    if backward:
+        x = torch.zeros_like(u, requires_grad=True)
+        y = reference.fft_conv(x, k, None, None, gate, gate)
+        (exact,) = torch.autograd.grad(y, x, u)
+    else:
+        exact = reference.fft_conv(u, k, None, None, gate, gate)
+    rounded = exact.to(found.dtype).double()
+    return float((found.double() - exact).norm() / (rounded - exact).norm())
+
+
+def short_rows(emulator: Emulator, length: int) -> None:
+    """Lines of the table for a length: each signal, with both filters, plain and gated."""
+    kinds = ((torch.bfloat16, "fast"), (torch.float16, "high"))
+    for name, signal in SIGNALS.items():
+        cells = []
+        for dtype, precision in kinds:
+            op = EmulatedFftConv(emulator, precision=precision)
+            backward = name == "white * 1e-8"
+            u = signal(16, 16, length).to(dtype)
+            if backward and dtype == torch.float16:
+                cells.append("-")  # below the smallest float16
+                continue
+            gate = white(16, 16, length, seed=3).to(dtype)
+            ratios = [
+                rounding_ratio(op, u, make(16, length), by, backward)
+                for make in FILTERS.values()
+                for by in (None, gate)
+            ]
+            cells.append(" / ".join(f"{ratio:.3f}" for ratio in ratios))
+        label = f"{name} (as dy)" if name == "white * 1e-8" else name
+        print(f"| {length} | {label} | {' | '.join(cells)} |", flush=True)
+
+
+def short_table(emulator: Emulator, lengths: Sequence[int]) -> None:
+    print("| L | input | bfloat16, fast | float16, high |")
+    print("| ---: | --- | --- | --- |")
+    for length in lengths:
+        short_rows(emulator, length)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lengths", type=int, nargs="*", default=LENGTHS)
     parser.add_argument("--chain", action="store_true", help="the chains, by inputs and precision")
+    parser.add_argument("--short", action="store_true", help="rows up to 256, by inputs")
     arguments = parser.parse_args()
     lengths = arguments.lengths
+    emulator = Emulator(build(list(SOURCES)))
     if arguments.chain:
-        return chain_table(Emulator(build(list(SOURCES))))
-    op = EmulatedFftConv(Emulator(build(list(SOURCES))))
+        return chain_table(emulator)
+    if arguments.short:
+        return short_table(emulator, (64, 128, 256) if lengths == LENGTHS else lengths)
+    op = EmulatedFftConv(emulator)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     names = [*RESULTS, *(f"{name}, power of two" for name in RESULTS)]
     for kind, title in TITLES.items():

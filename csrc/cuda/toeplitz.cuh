@@ -1,4 +1,4 @@
-// The kernels of a product with the filter's Toeplitz matrix (docs/math.md, section 8), on tensor
+// The kernels of a product with the filter's Toeplitz matrix (docs/math.md, section 11), on tensor
 // cores. All operands are bfloat16 pairs (hi, lo) whose sum has 16 bits: the filter's, and those of
 // an input that is no bfloat16 number itself. Their range is that of float32, so that nothing is
 // scaled.

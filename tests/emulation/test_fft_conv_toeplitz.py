@@ -119,3 +119,22 @@ def test_the_dispatch_by_precision(fast):
     op = op_on(fast)
     op(white(2, 3, LONGEST + 1).bfloat16(), white(3, LONGEST + 1))
     assert op.launches == 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_a_number_stays_in_its_row(fast, value):
+    u, k = white(17, 2, 128).bfloat16(), white(2, 128, seed=1)
+    expected = op_on(fast)(u, k)
+    u[5, 1, 40] = value
+    y = op_on(fast)(u, k)
+    assert not torch.isfinite(y[5, 1, 40:]).any()
+    y[5, 1, 32:] = expected[5, 1, 32:]  # from the tile of 16 that it is in
+    assert torch.equal(y, expected)
+
+
+def test_zeros(fast):
+    u = white(17, 2, 128).bfloat16()
+    u[3] = 0
+    y = op_on(fast)(u, white(2, 128, seed=1), pregate=u, postgate=u)
+    assert (y[3] == 0).all()
+    assert (y[4] != 0).any()

@@ -45,4 +45,6 @@ void with_float16(Scalar, Use use) {
 #include "cuda/fft_conv.cu"
 #include "cuda/fft_conv_backward.cu"
 #include "cuda/fft_conv_chain.cu"
+#if !defined(__CUDACC__)  // its launchers only: none of these calls runs a kernel of it
 #include "cuda/fft_conv_toeplitz.cu"
+#endif
