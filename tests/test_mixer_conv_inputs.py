@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from monarch_kernels import backends, filter_spectrum, mixer_conv
+from monarch_kernels import filter_spectrum, mixer_conv
 from monarch_kernels.contract import MAX_LENGTH
 from monarch_kernels.testing import white
 from tests.test_fft_conv_inputs import PROLOGUE
@@ -151,18 +151,6 @@ def test_float64_is_for_the_reference():
     assert mixer_conv(q(**double), k(**double)).dtype == torch.float64
     with pytest.raises(RuntimeError, match=r"'native' is not available: .*float64"):
         mixer_conv(q(**double), k(**double), backend="native")
-
-
-def test_there_is_no_cuda_kernel_yet(mixer_best):
-    class OnGpu:  # what `backends` looks at
-        device, dtype = torch.device("cuda", 0), torch.float32
-
-    for operator in ("mixer_conv", "short_conv"):
-        expected = f"{operator} has no CUDA kernel yet: use backend='reference'"
-        assert backends.unsupported("native", OnGpu, operator) == expected
-        assert backends.select(None, OnGpu, operator) == "reference"
-        with pytest.raises(RuntimeError, match=expected):
-            backends.select("native", OnGpu, operator)
 
 
 def test_options_are_keywords():

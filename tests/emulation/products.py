@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, pad
 
 from tests.emulation.emulator import Emulator
-from tests.emulation.fft_conv import H200, DeviceLimits
+from tests.emulation.launching import H200, DeviceLimits
 
 SOURCES = (
     "csrc/cuda/block_diagonal.cu",

@@ -8,7 +8,8 @@ import torch
 from monarch_kernels import _native, contract, reference
 from monarch_kernels.testing import Case, check_fft_conv, evaluate, make_inputs, white
 from tests.emulation.emulator import Schedule, schedules
-from tests.emulation.fft_conv import H200, SOURCES, DeviceLimits, EmulatedFftConv
+from tests.emulation.fft_conv import SOURCES, EmulatedFftConv
+from tests.emulation.launching import H200, DeviceLimits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,7 +7,8 @@ import torch
 
 from monarch_kernels.testing import CASES, Case, check_fft_conv, evaluate, make_inputs, white
 from tests.emulation.emulator import Schedule, schedules
-from tests.emulation.fft_conv import RTX_4090, SOURCES, DeviceLimits, EmulatedFftConv
+from tests.emulation.fft_conv import SOURCES, EmulatedFftConv
+from tests.emulation.launching import RTX_4090, DeviceLimits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,7 +14,7 @@ from monarch_kernels.testing.products import (
     run_product,
 )
 from tests.emulation.emulator import Schedule, schedules
-from tests.emulation.fft_conv import H200, DeviceLimits
+from tests.emulation.launching import H200, DeviceLimits
 from tests.emulation.products import SOURCES, EmulatedProducts
 
 pytestmark = pytest.mark.usefixtures("one_thread")

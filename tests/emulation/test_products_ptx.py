@@ -10,7 +10,7 @@ import pytest
 from monarch_kernels.testing.products import FULL, ProductCase, check_product
 from tests.emulation import nvcc
 from tests.emulation.build import BuildError, build, compiler
-from tests.emulation.fft_conv import DeviceLimits
+from tests.emulation.launching import DeviceLimits
 from tests.emulation.products import EmulatedProducts
 from tests.emulation.ptx_formats import PtxError
 from tests.emulation.ptx_module import PtxModule
