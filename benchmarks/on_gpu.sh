@@ -121,13 +121,15 @@ tail -n 10 "$logs/tests.log"
 ! $tests_only || exit "$status"
 
 (($(left) > 60)) || fail "less than a minute is left: nothing is measured"
-step products 75 "$python" -m benchmarks.products_cuda --budget 50 \
-  --output "$logs/products_cuda.json" || status=1
 budget=$(($(left) - 30))
 ((budget < 110)) || budget=110
 step fft_conv "$((budget + 25))" "$python" -m benchmarks.fft_conv_cuda --budget "$budget" \
   ${kinds:+--kinds "$kinds"} --output "$logs/fft_conv_cuda.json" || status=1
 
+if (($(left) > 75)); then
+  step products 75 "$python" -m benchmarks.products_cuda --budget 50 \
+    --output "$logs/products_cuda.json" || status=1
+fi
 if (($(left) > 60)); then
   budget=$(($(left) - 45))
   ((budget < 60)) || budget=60

@@ -210,6 +210,12 @@ def run(
 ) -> dict[str, Any]:
     """Measure cases until `budget` seconds are gone; print the table; return the record."""
     start, results, missing = time.monotonic(), [], []
+    record = {
+        "machine": harness.describe_machine(),
+        "gpu": gpu_timing.describe_gpu(device),
+        "results": results,
+        "not_measured": missing,
+    }
     print(HEADER, flush=True)
     for case in chosen:
         if time.monotonic() - start > budget:
@@ -217,14 +223,8 @@ def run(
             continue
         results.append(measure(case, device, rounds))
         print("\n".join(row_texts(case, results[-1])), flush=True)
-    record = {
-        "machine": harness.describe_machine(),
-        "gpu": gpu_timing.describe_gpu(device),
-        "results": results,
-        "not_measured": missing,
-    }
-    if output:
-        harness.write_json(output, record)
+        if output:  # after each case: a time limit loses none
+            harness.write_json(output, record)
     return record
 
 

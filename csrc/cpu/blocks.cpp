@@ -4,10 +4,12 @@
 #include <cstdlib>
 #include <list>
 #include <mutex>
+#include <new>
 
 #include "core/fft_conv.h"
 
 #if defined(__linux__)
+#include <pthread.h>
 #include <sys/mman.h>
 #endif
 
@@ -51,8 +53,14 @@ class Blocks {
 #if defined(__linux__)
     madvise(data, static_cast<size_t>(block.bytes), MADV_FREE);
 #endif
+    std::list<Block> one;
+    try {
+      one.push_back(block);
+    } catch (const std::bad_alloc&) {
+      return std::free(data);
+    }
     const std::lock_guard lock(mutex_);
-    free_.push_back(block);
+    free_.splice(free_.end(), one);
     kept_ += block.bytes;
     shrink();
   }
@@ -66,6 +74,7 @@ class Blocks {
     const std::lock_guard lock(mutex_);
     return limit_;
   }
+  std::mutex& mutex() { return mutex_; }
   int64_t kept() {
     const std::lock_guard lock(mutex_);
     return kept_;
@@ -93,7 +102,15 @@ class Blocks {
 
 // Never destroyed: tensors may outlive every static object.
 Blocks& blocks() {
-  static auto& all = *new Blocks;
+  static Blocks& all = [&]() -> Blocks& {
+    auto& made = *new Blocks;
+#if defined(__linux__)
+    // A child must not inherit the lock of a thread that it does not have.
+    pthread_atfork([] { blocks().mutex().lock(); }, [] { blocks().mutex().unlock(); },
+                   [] { blocks().mutex().unlock(); });
+#endif
+    return made;
+  }();
   return all;
 }
 

@@ -8,6 +8,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <type_traits>
 #include <utility>
 
@@ -555,7 +556,11 @@ const char* launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t 
                    void* stream, Arguments&&... arguments) {
 #if defined(__CUDACC__)
   constexpr size_t kWithoutAsking = 48 << 10;
+  // The limit belongs to the kernel, not to the launch: another thread's must not come between.
+  static std::mutex limit;
+  std::unique_lock<std::mutex> lock(limit, std::defer_lock);
   if (shared_bytes > kWithoutAsking) {
+    lock.lock();
     const cudaError_t error = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
     if (error != cudaSuccess) {

@@ -206,9 +206,11 @@ __global__ void __launch_bounds__(kShortThreads, 4)
   if (threadIdx.x >= grid.lanes || !share.active) return;
   float* own = partials + share.index * (filter.taps + 1) * grid.chunks + share.chunk;
   for (int j = 0; j < count; ++j) {
-    own[(tap + j) * grid.chunks] = sums[j * kShortThreads + threadIdx.x];
+    own[static_cast<int64_t>(tap + j) * grid.chunks] = sums[j * kShortThreads + threadIdx.x];
   }
-  if (tap == 0) own[filter.taps * grid.chunks] = sums[kTapGroup * kShortThreads + threadIdx.x];
+  if (tap == 0)
+    own[static_cast<int64_t>(filter.taps) * grid.chunks] =
+        sums[kTapGroup * kShortThreads + threadIdx.x];
 }
 
 // ds and ds_bias from the partial sums, in float64. One thread a number.

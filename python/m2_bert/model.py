@@ -162,7 +162,9 @@ class ImplicitLongConv(nn.Module):
         if length > longest:
             raise ValueError(f"length: got {length}, expected at most long_conv_l_max={longest}")
         if self._can_fuse():
-            k = implicit_filter(**self._network_operands(length), backend=self.backend)
+            # It has no CUDA kernel, whatever the convolution's backend there.
+            backend = self.backend if self.bias.device.type == "cpu" else None
+            k = implicit_filter(**self._network_operands(length), backend=backend)
             return k[0], k[1] if self.bidirectional else None
         # Autocast would run the network in half precision.
         with torch.autocast(self.bias.device.type, enabled=False):

@@ -65,6 +65,30 @@ struct Fma {
     out[0] = as_bits(device::fma(as_float(in[0]), as_float(in[1]), as_float(in[2])));
   }
 };
+#define FUNCTION(Name, function)                                                \
+  struct Name {                                                                 \
+    static constexpr int kIn = 1, kOut = 1;                                     \
+    MONARCH_DEVICE static void run(const uint32_t* in, uint32_t (&out)[kOut]) { \
+      out[0] = as_bits(device::function(as_float(in[0])));                      \
+    }                                                                           \
+  };
+FUNCTION(Exp, exp)
+FUNCTION(Exp2, exp2_approximate)
+FUNCTION(InverseSqrt, inverse_sqrt)
+#undef FUNCTION
+
+struct MultiplyPairs {
+  static constexpr int kIn = 2, kOut = 1;
+  MONARCH_DEVICE static void run(const uint32_t* in, uint32_t (&out)[kOut]) {
+    out[0] = device::multiply_bf16x2(in[0], in[1]);
+  }
+};
+struct MultiplySubtractPairs {
+  static constexpr int kIn = 3, kOut = 1;
+  MONARCH_DEVICE static void run(const uint32_t* in, uint32_t (&out)[kOut]) {
+    out[0] = device::multiply_subtract_bf16x2(in[0], in[1], in[2]);
+  }
+};
 struct Sincospi {
   static constexpr int kIn = 2, kOut = 4;
   MONARCH_DEVICE static void run(const uint32_t* in, uint32_t (&out)[kOut]) {
@@ -105,6 +129,12 @@ SHUFFLE(ShuffleUp, shuffle_up)
 SHUFFLE(ShuffleDown, shuffle_down)
 #undef SHUFFLE
 
+struct ReduceMax {
+  static constexpr int kIn = 1, kOut = 1;
+  MONARCH_DEVICE static void run(const uint32_t* in, uint32_t (&out)[kOut]) {
+    out[0] = device::reduce_max(in[0]);
+  }
+};
 struct Ballot {
   static constexpr int kIn = 1, kOut = 1;
   MONARCH_DEVICE static void run(const uint32_t* in, uint32_t (&out)[kOut]) {
@@ -171,6 +201,17 @@ struct CopyAsync {  // in = {16 bytes; number of bytes to copy}
     device::copy_async_wait<0>();
     device::sync_threads();
     for (int i = 0; i < 4; ++i) out[i] = row[i];
+  }
+};
+
+struct SharedVectors {  // in = {16 bytes}; out = those of the lane before
+  static constexpr int kIn = 4, kOut = 4;
+  MONARCH_DEVICE static void run(const uint32_t* in, uint32_t (&out)[kOut]) {
+    MONARCH_STATIC_SHARED(uint4, rows, 32);
+    device::store_shared(rows + threadIdx.x, uint4{in[0], in[1], in[2], in[3]});
+    device::sync_threads();
+    const uint4 row = device::load_shared(rows + (threadIdx.x + 31) % 32);
+    out[0] = row.x, out[1] = row.y, out[2] = row.z, out[3] = row.w;
   }
 };
 
@@ -264,12 +305,18 @@ const Entry kEntries[] = {
     entry<FromFloat<BFloat16>>("from_float_bf16"),
     entry<ToTf32>("to_tf32"),
     entry<Fma>("fma"),
+    entry<Exp>("exp"),
+    entry<Exp2>("exp2_approximate"),
+    entry<InverseSqrt>("inverse_sqrt"),
+    entry<MultiplyPairs>("multiply_bf16x2"),
+    entry<MultiplySubtractPairs>("multiply_subtract_bf16x2"),
     entry<Sincospi>("sincospi"),
     entry<Loads>("loads"),
     entry<ShuffleIndex>("shuffle"),
     entry<ShuffleXor>("shuffle_xor"),
     entry<ShuffleUp>("shuffle_up"),
     entry<ShuffleDown>("shuffle_down"),
+    entry<ReduceMax>("reduce_max"),
     entry<Ballot>("ballot"),
     entry<ExchangeThreads>("sync_threads"),
     entry<ExchangeWarp>("sync_warp"),
@@ -278,6 +325,7 @@ const Entry kEntries[] = {
     entry<Atomic<unsigned, false>>("atomic_add_unsigned"),
     entry<Atomic<unsigned, true>>("atomic_max_unsigned"),
     entry<Atomic<int, true>>("atomic_max_int"),
+    entry<SharedVectors>("shared_vectors"),
     entry<CopyAsync<4>>("copy_async_4"),
     entry<CopyAsync<8>>("copy_async_8"),
     entry<CopyAsync<16>>("copy_async_16"),

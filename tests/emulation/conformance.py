@@ -143,6 +143,14 @@ def inputs(name: str, words: int) -> np.ndarray:
         return np.arange(1 << 16, dtype=np.uint32)[:, None]  # every number there is
     if name.startswith(("pack", "from_float", "to_tf32", "fma")):
         return _any_floats(random, 4 * threads * words).reshape(-1, words)
+    if name in ("exp", "exp2_approximate", "inverse_sqrt"):
+        low = 0.001 if name == "inverse_sqrt" else -20.0
+        return _bits(random.uniform(low, 20.0, (threads, 1)))
+    if name.endswith("bf16x2"):  # whole numbers: every sum is exact
+        pairs = _bfloat16(random.integers(-15, 16, (threads, 2 * words)).astype(np.float32))
+        return pairs[:, 0::2] | pairs[:, 1::2] << 16
+    if name == "shared_vectors":
+        return random.integers(0, 1 << 32, (threads, words), dtype=np.uint64).astype(np.uint32)
     if name == "sincospi":
         x = np.concatenate([np.arange(threads // 2) / 64, random.uniform(-4, 4, threads // 2)])
         return np.ascontiguousarray(x, np.float64).view(np.uint32).reshape(-1, 2)
@@ -200,12 +208,20 @@ def _doubles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.abs(x - y) <= 4 * np.spacing(np.maximum(np.abs(x), 2.0**-54))
 
 
+def _floats(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The same for functions of float32, which a GPU approximates."""
+    x, y = (np.ascontiguousarray(t).view(np.float32) for t in (a, b))
+    return np.abs(x - y) <= 4 * np.spacing(np.abs(x))
+
+
 def compare(name: str) -> Comparison:
     """How two results of an operation are compared."""
     if name.startswith("multiply_accumulate"):
         return _products
     if name == "sincospi":
         return _doubles
+    if name.startswith("exp"):
+        return _floats
     if name.startswith(("to_float", "fma", "to_tf32")):
         return _equal_or_both_nan(np.uint32, 0x7F800000)
     if name.startswith(("pack", "from_float")):
