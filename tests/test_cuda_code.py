@@ -117,7 +117,7 @@ TURNS = (
 )
 DEFAULT = Budget("")
 # Where instructions of tensor-core kernels are held to their budgets. For 100 and 120 ptxas
-# arranges the loops otherwise (sm_120: 1.2 to 1.9 times as many in those of `TURNS`), not looked into.
+# arranges the loops otherwise (sm_120: 1.2 to 1.9 times as many in those of `TURNS`).
 COUNTED = (80, 86, 89, 90)
 
 
