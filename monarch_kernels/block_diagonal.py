@@ -53,7 +53,7 @@ def block_diagonal(
         contract.check_vector("bias", bias, out_features, x)
     if backends.select(backend, x, "block_diagonal") == "reference":
         return reference.block_diagonal(x, w, bias, out_features)
-    bias = bias if bias is None else bias.to(torch.float32)
+    bias = bias if bias is None else bias.to(torch.float32).contiguous()
     if x.dim() == 2:  # saves two views: a tenth of a call with one row
         return _fwd(x, w, bias, out_features)
     y = _fwd(x.reshape(-1, x.shape[-1]), w, bias, out_features)

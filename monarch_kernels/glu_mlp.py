@@ -63,7 +63,7 @@ def glu_mlp(
     if backends.select(backend, x, "glu_mlp") == "reference":
         return reference.glu_mlp(x, w_in, w_out, bias, residual, norm_weight, norm_bias, eps, gated)
     bias, scale, shift = (
-        t if t is None else t.to(torch.float32) for t in (bias, norm_weight, norm_bias)
+        t if t is None else t.to(torch.float32).contiguous() for t in (bias, norm_weight, norm_bias)
     )
     width = x.shape[-1]
     rows = x.reshape(-1, width)

@@ -3,7 +3,9 @@
 The system clears every page of fresh memory on its first touch, which takes as long as a third of a
 convolution. Results of 4 MiB or more therefore use the memory of freed ones of the same size. At
 most 512 MiB are kept (environment variable MONARCH_KERNELS_CPU_KEEP_MB), and the system may take
-them back at any time. With torch 2.10 nothing is kept. On a GPU torch's own allocator does this.
+them back at any time. The storage of such a result cannot be resized in place (`resize_`, `out=` of
+another shape), unless the limit is 0. With torch 2.10 nothing is kept. On a GPU torch's own
+allocator does this.
 """
 
 from monarch_kernels import _native
@@ -34,5 +36,5 @@ def keep_memory(limit: int) -> int:
     if not _native.available:
         return 0
     before = _native.host.kept_limit()
-    _native.host.set_kept_limit(limit)
+    _native.host.set_kept_limit(min(limit, 2**63 - 1))
     return before

@@ -58,7 +58,7 @@ def monarch_matmul(
         contract.check_vector("bias", bias, out_features, x)
     if backends.select(backend, x, "monarch_matmul") == "reference":
         return reference.monarch_matmul(x, w1, w2, bias, out_features)
-    bias = bias if bias is None else bias.to(torch.float32)
+    bias = bias if bias is None else bias.to(torch.float32).contiguous()
     y = _fwd(x.reshape(-1, x.shape[-1]), w1, w2, bias, out_features)
     return y.view(*x.shape[:-1], out_features)
 

@@ -50,7 +50,7 @@ def projection(
         contract.check_vector("bias", bias, w.shape[0], x)
     if backends.select(backend, x, "projection") == "reference":
         return reference.projection(x, w, bias, channels_first)
-    bias = bias if bias is None else bias.to(torch.float32)
+    bias = bias if bias is None else bias.to(torch.float32).contiguous()
     return _fwd(x, w.unsqueeze(0), bias, channels_first)
 
 

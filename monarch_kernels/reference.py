@@ -157,6 +157,7 @@ def projection(x: Tensor, w: Tensor, bias: Tensor | None, channels_first: bool) 
     return torch.baddbmm(bias[:, None] if channels_first else bias, left, right).to(given)
 
 
+@_without_autocast
 def monarch_matmul(
     x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None, out_features: int
 ) -> Tensor:

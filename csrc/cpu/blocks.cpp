@@ -32,6 +32,7 @@ class Blocks {
     const int64_t size = rounded(bytes);
     {
       const std::lock_guard lock(mutex_);
+      if (limit_ == 0) return nullptr;
       // The latest first: some of it may still be in a cache.
       const auto found = std::find_if(free_.rbegin(), free_.rend(),
                                       [size](const Block& block) { return block.bytes == size; });

@@ -11,7 +11,7 @@ namespace monarch::cpu {
 // Results of at least so many bytes are worth it: where huge pages begin to matter.
 constexpr int64_t kBlockBytes = int64_t{4} << 20;
 
-// Aligned to a huge page, contents unspecified; null if the system has no memory left.
+// Aligned to a huge page, contents unspecified; null if the limit is 0 or no memory is left.
 void* take_block(int64_t bytes);
 // `bytes` as they were asked for. Any thread may call it, also at the end of the process.
 void give_block(void* data, int64_t bytes) noexcept;

@@ -292,7 +292,7 @@ class Tensor {
         torch_from_blob(data, static_cast<int64_t>(strides.size()), sizes, strides.data(), 0, dtype,
                         device_type(), device_index(), &result, aoti_torch_layout_strided(),
                         nullptr, 0, give, reinterpret_cast<void*>(static_cast<intptr_t>(bytes)));
-    if (error != 0) block_source->give(data, bytes);
+    // After an error the block may have been given back, or not: better lost than given twice.
     return error == 0 ? result : nullptr;
   }
 

@@ -204,6 +204,8 @@ def _sentence_transformers_files(config: M2BertConfig) -> dict[str, Any]:
         length = config.max_position_embeddings
         text |= {"padding": "max_length", "max_length": length, "truncation": True}
     state = "last_hidden_state" if config.use_cls_token else "pooler_output"
+    # With the states of all tokens, or with no more than the pooler's input takes.
+    method = "forward" if config.use_cls_token else "embed"
     output = "token_embeddings" if config.use_cls_token else "sentence_embedding"
     modules = [("", _TRANSFORMER)]
     files: dict[str, Any] = {
@@ -215,7 +217,7 @@ def _sentence_transformers_files(config: M2BertConfig) -> dict[str, Any]:
         },
         "sentence_bert_config.json": {
             "transformer_task": "feature-extraction",
-            "modality_config": {"text": {"method": "embed", "method_output_name": state}},
+            "modality_config": {"text": {"method": method, "method_output_name": state}},
             "module_output_name": output,
             "processing_kwargs": {"text": text},
         },

@@ -42,6 +42,11 @@ from monarch_kernels import (
 # what it makes of them stays in the caches.
 _TILE = 1024
 
+
+def _tiles(length: int) -> list[tuple[int, int]]:
+    return [(start, min(start + _TILE, length)) for start in range(0, length, _TILE)]
+
+
 # ---- Fusing --------------------------------------------------------------------------------------
 
 
@@ -321,10 +326,12 @@ class SequenceMixer(nn.Module):
         if self.layernorm is not None:
             u = self.layernorm(u)
         plain = self._is_plain()
-        if plain and first_only:
+        # (Its loop would be compiled anew for each number of tiles.)
+        if plain and first_only and not torch.compiler.is_compiling():
             return self._first(u, mask)
         if plain and mask is None and u.device.type == "cpu":
-            return self._fused(u)
+            z = self._fused(u)
+            return z[:, :1] if first_only else z
         q = self.in_linear(u).transpose(1, 2)  # (B, 3D, L)
         x1, x2, v = self.short_filter(q).chunk(3, dim=1)  # each (B, D, L)
         if mask is not None:
@@ -363,16 +370,15 @@ class SequenceMixer(nn.Module):
 
         halo = short.kernel_size[0] - 1
         row, z = self.filter_fn.first_row(u.shape[1]), 0
-        for start in range(0, len(row), _TILE):
-            stop, skipped = min(start + _TILE, len(row)), min(start, halo)
+        for start, stop in _tiles(row.shape[0]):
+            skipped = min(start, halo)
             seen = u[:, start - skipped : stop]
             g = local(seen, w1, b1, taps[0]) * local(seen, wv, bv, taps[2])
             z = z + self._sum(g[:, skipped:], row, start, stop, mask)
         z = z * local(u[:, :1], w2, b2, taps[1])[:, 0]
         if self.filter_fn2 is not None:
             row = self.filter_fn2.first_row(u.shape[1])
-            for start in range(0, len(row), _TILE):
-                stop = min(start + _TILE, len(row))
+            for start, stop in _tiles(row.shape[0]):
                 z = z + self._sum(u[:, start:stop], row, start, stop, mask)
         return self.out_linear(z.to(u.dtype)[:, None])
 

@@ -156,3 +156,22 @@ def test_with_gradient_checkpointing() -> None:
     model(ids, embedding_only=True).sentence_embedding.sum().backward()
     assert all(p.grad is not None for p in model.parameters())
     assert isinstance(model, M2BertForEmbedding)
+
+
+def test_one_graph_serves_every_length() -> None:
+    model, graphs = small_model(), []
+
+    def count(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, dynamic=True, fullgraph=True, backend=count)
+    with torch.no_grad():
+        for length in (11, 23, 40, 57):
+            ids, _ = _inputs(length)
+            found = compiled(ids, embedding_only=True).sentence_embedding
+            expected = model(ids, embedding_only=True).sentence_embedding
+            torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    torch._dynamo.reset()
+    assert len(graphs) == 1

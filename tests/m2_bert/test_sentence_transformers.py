@@ -329,3 +329,10 @@ def test_load_reads_the_hub_as_sentence_transformers_left_it(folders, tmp_path):
     prompt, value = result.stdout.split()
     want = _direct(small_model(padding="invariant"), ["find: river"])[0, 5]
     assert (prompt, float(value)) == ("find:", pytest.approx(want, abs=1e-5))
+
+
+def test_token_states_of_a_cls_model_are_those_of_all_tokens(tmp_path):
+    model = small_model(use_cls_token=True)
+    loaded = st.SentenceTransformer(str(save_folder(model, tmp_path / "m")), device="cpu")
+    states = loaded.encode(TEXTS[:1], output_value="token_embeddings")[0]
+    assert len(states) > 1
